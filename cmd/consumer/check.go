@@ -18,10 +18,11 @@ import (
 )
 
 type checkCmd struct {
-	Live    bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH), read every secret and try events.file_roots. Sends no mail."`
-	Target  []string      `help:"Check only this target (repeatable; requires --live)." placeholder:"ID"`
-	Timeout time.Duration `help:"Time limit of each live check." default:"30s"`
-	Output  string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	Live     bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH), read every secret and try events.file_roots. Sends no mail."`
+	MailHost string        `help:"Check as certpost run --mail-host does: NATS permissions for that host, and its targets." placeholder:"NAME"`
+	Target   []string      `help:"Check only this target (repeatable; requires --live)." placeholder:"ID"`
+	Timeout  time.Duration `help:"Time limit of each live check." default:"30s"`
+	Output   string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // finding is one result of `check --live`.
@@ -44,6 +45,10 @@ func (c *checkCmd) Validate() error {
 // with 1 if a live check fails.
 func (c *checkCmd) Run(a *app) error {
 	cfg, doc, problems := loadConfig(a.config, a.env)
+	if c.MailHost != "" {
+		cfg.MailHost, cfg.agent = c.MailHost, cfg.NATS.URL != ""
+		problems = append(problems, delivery.ValidateHost(c.MailHost)...)
+	}
 	if !config.Failed(problems) {
 		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now()), cfg.inspectSpool(time.Now())))...))
 	}
@@ -138,11 +143,13 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 		defer b.Close()
 		var rights []finding
 		if cfg.NATS.URL != "" {
-			rights = natsRights(ctx, b)
+			rights = natsRights(ctx, b, cfg.role(b))
 		}
 		// A request that the user may not send gets no answer.
 		if slices.ContainsFunc(rights, func(f finding) bool { return f.Status == "error" }) {
 			add("nats", "connection", "connected; the streams were not looked at, because permissions are missing", nil)
+		} else if cfg.agent {
+			add("nats", "connection", "connected, for the lane of mail host "+cfg.MailHost, nil)
 		} else {
 			add("nats", "connection", "connected, all streams exist", b.Health(ctx))
 		}
@@ -199,13 +206,27 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	return all, nil
 }
 
+// role is the role of this process's NATS user.
+func (c *Config) role(b *broker.Broker) broker.UserRole {
+	if !c.agent {
+		return b.OwnRole(service.Names())
+	}
+	host := broker.MailHost{Name: c.MailHost, Lane: c.hostLane()}
+	for _, t := range c.Book.Current().All() {
+		if t.Lane() == host.Lane {
+			host.Targets = append(host.Targets, t.ID)
+		}
+	}
+	return b.OwnHostRole(host)
+}
+
 // natsRights compares the permissions of the program's NATS user with those of its role.
-func natsRights(ctx context.Context, b *broker.Broker) (all []finding) {
+func natsRights(ctx context.Context, b *broker.Broker, role broker.UserRole) (all []finding) {
 	rights, err := b.Rights(ctx)
 	if err != nil {
 		return []finding{{"nats", "permissions", "warning", err.Error()}}
 	}
-	role, user := b.OwnRole(service.Names()), "user "+cmp.Or(rights.User, "without a name")
+	user := "user " + cmp.Or(rights.User, "without a name")
 	for _, what := range rights.Missing(role) {
 		all = append(all, finding{"nats", "permissions", "error", user + " " + what + "; certpost nats-account prints what it needs"})
 	}

@@ -40,6 +40,10 @@ type Config struct {
 	Delivery DeliveryConfig `yaml:"delivery"`
 	// Audit is the protection of the audit and of the receipts (docs/audit.md).
 	Audit AuditConfig `yaml:"audit"`
+	// MailHost is the name of the mail host that this process runs on, as in the key host of
+	// targets of type postfix, dovecot and file. Only this process makes the deliveries for
+	// that host (lane host-NAME); without the key it makes none for mail hosts. Example: mx1.
+	MailHost string `yaml:"mail_host"`
 	// Relays are credentials, TLS and limits of relays, for all targets that use them.
 	Relays delivery.Relays `yaml:"relays" override:"false"`
 	// Targets define who receives which certificates. Set only one of targets,
@@ -52,6 +56,9 @@ type Config struct {
 	TargetsFile string `yaml:"targets_file"`
 	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
+
+	// agent says that this process serves the lane of its mail host and nothing else.
+	agent bool
 
 	// Book contains the definitions of the targets; nil when they have errors.
 	Book *delivery.Book `yaml:"-"`
@@ -278,6 +285,10 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 	if definitions != nil {
 		c.Book = delivery.NewBook(definitions, source)
 		problems = append(problems, c.Events.undefined(definitions)...)
+		if c.MailHost != "" && !definitions.HasLane(c.hostLane()) {
+			problems = append(problems, config.Problem{Path: "mail_host", Severity: config.Warning,
+				Message: fmt.Sprintf("no target is on host %s, so nothing is deployed here", c.MailHost)})
+		}
 	}
 	return problems
 }
@@ -306,6 +317,7 @@ func (c *Config) validate() []config.Problem {
 			f.warn("vault."+p.Path, p.Message)
 		}
 	}
+	f = append(f, delivery.ValidateHost(c.MailHost)...)
 	c.HTTP.validate(&f)
 	c.Audit.validate(&f)
 	c.Events.validate(&f)
@@ -356,12 +368,20 @@ func (e *EventsConfig) undefined(d *delivery.Definitions) []config.Problem {
 	return problems
 }
 
+// hostLane is the lane of the mail host that this process runs on; "" for none.
+func (c *Config) hostLane() string {
+	if c.MailHost == "" {
+		return ""
+	}
+	return delivery.HostLane(c.MailHost)
+}
+
 // courierOptions returns the settings of the courier.
 func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: c.Events.general(), Sources: c.Events.sources(),
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
-		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, Readdress: c.HTTP.EditAndReplay.recipients(),
+		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Readdress: c.HTTP.EditAndReplay.recipients(),
 	}
 }
 

@@ -191,7 +191,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
-		{"Sent?", string(d.Certainty)}, {"Message-ID", d.MessageID}, {"Not yet sent to", strings.Join(d.Recipients, ", ")},
+		{"Sent?", string(d.Certainty)}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Not yet sent to", strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 		{"Published on", d.EventSubject},

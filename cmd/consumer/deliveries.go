@@ -18,6 +18,9 @@ type deliveriesCmd struct {
 	List deliveriesListCmd `cmd:"" help:"List deliveries, newest last attempt first."`
 	Show deliveriesShowCmd `cmd:"" help:"Show the deliveries of one event."`
 	Who  deliveriesWhoCmd  `cmd:"" help:"List who got the certificates of a name, when, and whether with the private key."`
+
+	Rollback deliveriesRollbackCmd `cmd:"" help:"Put the files back that a deployment has replaced on its mail host."`
+	Plan     deliveriesPlanCmd     `cmd:"" help:"Say what a deployment onto a mail host would do, without doing it."`
 }
 
 type deliveriesListCmd struct {
@@ -202,11 +205,16 @@ func deliveryFields(e broker.Entry) [][2]string {
 	}
 	if f := e.Failure; f != nil {
 		fields = append(fields, [2]string{"Last failure", string(f.Code) + " in " + string(f.Phase)}, [2]string{"Reason", f.Reason},
-			[2]string{"Reply", reply(f.ReplyCode, f.EnhancedCode, f.Reply)}, [2]string{"Sent?", string(f.Certainty)})
+			[2]string{"Reply", reply(f.ReplyCode, f.EnhancedCode, f.Reply)}, [2]string{"Sent?", string(f.Certainty)}, [2]string{"Rollback of the failure", string(f.Rollback)})
+	}
+	if r := e.Receipt; r != nil && r.OnHost() {
+		fields = append(fields, hostFields(e)...)
+	} else if r != nil {
+		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
+			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)},
+			[2]string{"Rollback", "not available: " + r.Remedy()})
 	}
 	if r := e.Receipt; r != nil {
-		fields = append(fields, [2]string{"Relay", r.Relay}, [2]string{"TLS", r.TLS}, [2]string{"Relay's reply", reply(r.ReplyCode, "", r.Reply)},
-			[2]string{"Queue id", r.QueueID}, [2]string{"Message-ID", r.MessageID}, [2]string{"Size", fmt.Sprintf("%d bytes", r.Size)})
 		fields = append(fields, [2]string{"Payload", r.Payload}, [2]string{"Files", strings.Join(r.Files, ", ")}, [2]string{"Private key", keyText(r.PrivateKey)}, [2]string{"Definition", r.Definition})
 		for _, warning := range r.Warnings {
 			fields = append(fields, [2]string{"Warning", warning})
@@ -220,6 +228,28 @@ func deliveryFields(e broker.Entry) [][2]string {
 			[2]string{"Serial", c.Serial}, [2]string{"SHA-256", c.Fingerprint}, [2]string{"Valid", when(c.NotBefore) + " to " + when(c.NotAfter)})
 	}
 	return append(fields, [2]string{"Dead letter", e.DeadLetter})
+}
+
+// hostFields are those of the receipt of a deployment onto a mail host.
+func hostFields(e broker.Entry) [][2]string {
+	r := e.Receipt
+	what := "Deployed"
+	if r.State == "unchanged" {
+		what = "Unchanged"
+	}
+	fields := [][2]string{{what, "on mail host " + r.Host + ", " + when(r.At)}, {"TLS", r.TLS}}
+	for _, step := range r.Steps {
+		fields = append(fields, [2]string{"Step", step})
+	}
+	switch back := r.RolledBack; {
+	case back != nil:
+		fields = append(fields, [2]string{"Rolled back", fmt.Sprintf("%s by %s: %s", when(back.At), back.By, back.Reason)})
+	case r.CanRollBack():
+		fields = append(fields, [2]string{"Rollback", "available: certpost deliveries rollback " + shellWord(e.Event) + " " + e.Target})
+	default:
+		fields = append(fields, [2]string{"Rollback", "not available: " + r.Remedy()})
+	}
+	return fields
 }
 
 // keyText says whether a private key was in a mail; "" if that is not known.

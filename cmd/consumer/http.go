@@ -9,6 +9,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +20,9 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // httpServer serves the dashboard, health checks and metrics.
@@ -225,7 +228,7 @@ func plain(w http.ResponseWriter, status int, text string) {
 func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 	for _, c := range h.examine(r.Context()) {
 		switch {
-		case c.Status != unhealthy:
+		case c.Status != unhealthy, slices.Contains(c.Tags, "tls"): // an expired certificate is no reason to send this process no work
 		case h.guard.Trusts(r):
 			plain(w, http.StatusServiceUnavailable, "not ready: "+c.Name+": "+c.Message+"\n")
 			return
@@ -270,6 +273,12 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 		h.audit(),
 	}
+	if away, there := h.hosts(ctx); there {
+		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))
+	}
+	if c, there := h.s.onHost.health(time.Now()); there {
+		h.checks = append(h.checks, c)
+	}
 	if err := h.s.keys.health(); err != nil {
 		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
 	}
@@ -281,6 +290,28 @@ func (h *health) examine(ctx context.Context) []check {
 	}
 	h.at = time.Now()
 	return h.checks
+}
+
+// hosts says which mail hosts are away; there is false if no target is on one.
+func (h *health) hosts(ctx context.Context) (away error, there bool) {
+	if there = !h.s.cfg.agent && slices.ContainsFunc(h.s.courier.Lanes(), verdict.OnHost); !there { // an agent may not look at other lanes
+		return nil, false
+	}
+	lanes, err := h.s.broker.LaneInfos(ctx)
+	if err != nil {
+		return fmt.Errorf("not known: %w", err), true
+	}
+	var texts []string
+	for _, lane := range lanes {
+		// Just started, this process may not have reported its own lane yet.
+		if lane.Away() && lane.Lane != h.s.cfg.hostLane() {
+			texts = append(texts, desk.AwayWords(lane))
+		}
+	}
+	if len(texts) > 0 {
+		return errors.New(strings.Join(texts, "; ")), true
+	}
+	return nil, true
 }
 
 // nats is unhealthy while events or deliveries do not get on, and degraded while something

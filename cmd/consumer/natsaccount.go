@@ -8,15 +8,18 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type natsAccountCmd struct {
-	Source  []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
-	Account string   `help:"Name of the program's account, and the beginning of those of the others." default:"CERTPOST"`
-	Auth    string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
-	Output  string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
+	Source   []string `help:"Publisher on certificate.issued.SOURCE (repeatable). Default: the keys of events.sources." placeholder:"SOURCE" sep:"none"`
+	MailHost []string `help:"Mail host that has a process of its own (repeatable). Default: the hosts of the targets." placeholder:"NAME"`
+	Account  string   `help:"Name of the program's account, and the beginning of those of the others." default:"CERTPOST"`
+	Auth     string   `help:"How the users log in: password or nkey." enum:"password,nkey" default:"password"`
+	Output   string   `help:"Format: text (configuration of a NATS server) or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate checks the command line after it was parsed.
@@ -24,6 +27,11 @@ func (c *natsAccountCmd) Validate() error {
 	for _, source := range c.Source {
 		if problem := events.WrongSource(source); problem != "" {
 			return fmt.Errorf("--source %s: %s", printable(source), problem)
+		}
+	}
+	for _, host := range c.MailHost {
+		if problems := delivery.ValidateHost(host); problems != nil {
+			return fmt.Errorf("--mail-host %s: %s", printable(host), problems[0].Message)
 		}
 	}
 	if !accountName.MatchString(c.Account) {
@@ -41,6 +49,7 @@ func (c *natsAccountCmd) Run(a *app) error {
 	if err := a.usable(problems); err != nil {
 		return err
 	}
+	_ = cfg.openBook(configPath(a.config, a.env), a.env) // problems of targets are not this command's
 	roles := broker.Roles(c.names(cfg))
 	if c.Output == "json" {
 		var all []map[string]any
@@ -67,7 +76,34 @@ func (c *natsAccountCmd) names(cfg *Config) broker.RoleNames {
 	if len(n.Sources) == 0 {
 		n.Sources = []string{""}
 	}
+	n.Hosts = c.hosts(cfg)
 	return n
+}
+
+// hosts are the mail hosts, with the targets that the configuration defines there. Without any the
+// ledger entries of all targets are a host's.
+func (c *natsAccountCmd) hosts(cfg *Config) (all []broker.MailHost) {
+	known := map[string][]string{}
+	names := slices.Clone(c.MailHost)
+	if cfg.Book != nil {
+		for _, t := range cfg.Book.Current().All() {
+			if !verdict.OnHost(t.Lane()) {
+				continue
+			}
+			known[t.Lane()] = append(known[t.Lane()], t.ID)
+			if len(c.MailHost) == 0 && !slices.ContainsFunc(names, func(name string) bool { return delivery.HostLane(name) == t.Lane() }) {
+				names = append(names, t.Host)
+			}
+		}
+	}
+	for _, name := range names {
+		host := broker.MailHost{Name: name, Lane: delivery.HostLane(name), Targets: known[delivery.HostLane(name)]}
+		if host.Targets == nil {
+			host.Targets = []string{"*"}
+		}
+		all = append(all, host)
+	}
+	return all
 }
 
 // account is the name of a role's account.
@@ -80,9 +116,14 @@ func (c *natsAccountCmd) account(r broker.UserRole) string {
 
 func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
 	fmt.Fprintf(w, "accounts {\n")
-	for _, r := range roles {
+	for i, r := range roles {
+		if i > 0 && r.Imports == nil {
+			continue // a user of the program's account, which is the first
+		}
 		fmt.Fprintf(w, "  %s {\n", c.account(r))
-		if r.Imports == nil {
+		users := []broker.UserRole{r}
+		if i == 0 {
+			users = slices.DeleteFunc(slices.Clone(roles), func(r broker.UserRole) bool { return r.Imports != nil })
 			fmt.Fprintln(w, "    jetstream: enabled")
 			c.printExports(w, roles)
 		} else {
@@ -96,8 +137,11 @@ func (c *natsAccountCmd) print(w io.Writer, roles []broker.UserRole) {
 			}
 			fmt.Fprintln(w, "    ]")
 		}
-		c.printUser(w, r)
-		fmt.Fprintln(w, "  }")
+		fmt.Fprintln(w, "    users: [")
+		for _, user := range users {
+			c.printUser(w, user)
+		}
+		fmt.Fprintln(w, "    ]\n  }")
 	}
 	fmt.Fprintln(w, "}")
 }
@@ -136,13 +180,13 @@ func (c *natsAccountCmd) printUser(w io.Writer, r broker.UserRole) {
 	if r.APIPrefix != "" {
 		api = ", api_prefix: " + r.APIPrefix
 	}
-	fmt.Fprintf(w, "    users: [\n      # %s: %s.\n      # Its settings: nats: {inbox_prefix: %s%s}\n      {%s, permissions: {\n", r.Name, r.About, r.Inbox, api, login)
+	fmt.Fprintf(w, "      # %s: %s.\n      # Its settings: nats: {inbox_prefix: %s%s}\n      {%s, permissions: {\n", r.Name, r.About, r.Inbox, api, login)
 	subjects(w, "publish", r.Publish)
 	subjects(w, "subscribe", r.Subscribe)
 	if r.Answers {
 		fmt.Fprintln(w, `        allow_responses: {max: 1, expires: "10m"}`)
 	}
-	fmt.Fprintln(w, "      }}\n    ]")
+	fmt.Fprintln(w, "      }}")
 }
 
 // subjects prints a list in quotes: outside them $ begins a variable.

@@ -20,7 +20,7 @@ const permissionsPage = root + "/docs/nats-permissions.md"
 // printedAccount is what the page shows: the output of the command.
 func printedAccount(t *testing.T) string {
 	t.Helper()
-	return command(t, nil, "nats-account", "--source=web1", "--source=web2").done(t)
+	return command(t, nil, "nats-account", "--source=web1", "--source=web2", "--mail-host=mx1").done(t)
 }
 
 // The account on the page is what the command prints.
@@ -73,11 +73,18 @@ func (r *roles) as(role string, args ...string) said {
 // withRoles starts a NATS server with the accounts on the page, and the program as its user certpost.
 func withRoles(t *testing.T, rules ...devrelay.Rule) *roles {
 	t.Helper()
+	r := openRoles(t)
+	r.write("audit.key", broker.NewAuditKey())
+	r.furnish("audit: {key: {file: "+r.path("audit.key")+"}}", rules...)
+	return r
+}
+
+// openRoles is withRoles before the program is started.
+func openRoles(t *testing.T) *roles {
+	t.Helper()
 	r := &roles{fixture: bareFixture(t)}
 	r.url = lab.NATS(t, lab.FreeAddress(t), accountsOnThePage(t)).ClientURL()
 	r.server = r.section("certpost")
-	r.write("audit.key", broker.NewAuditKey())
-	r.furnish("audit: {key: {file: "+r.path("audit.key")+"}}", rules...)
 	return r
 }
 

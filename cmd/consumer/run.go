@@ -25,7 +25,8 @@ import (
 )
 
 type runCmd struct {
-	DataDir string `help:"Directory of the embedded NATS; overrides data_dir." placeholder:"DIR"`
+	DataDir  string `help:"Directory of the embedded NATS; overrides data_dir." placeholder:"DIR"`
+	MailHost string `help:"Name of the mail host that this process runs on; overrides mail_host. With nats.url the process deploys on this host and does nothing else." placeholder:"NAME"`
 }
 
 // Run consumes and delivers until it gets SIGTERM or an interrupt.
@@ -36,6 +37,12 @@ func (c *runCmd) Run(a *app) error {
 	}
 	if c.DataDir != "" {
 		cfg.DataDir = c.DataDir
+	}
+	if c.MailHost != "" {
+		if problems := delivery.ValidateHost(c.MailHost); problems != nil {
+			return usage("--mail-host: %s", problems[0].Message)
+		}
+		cfg.MailHost, cfg.agent = c.MailHost, cfg.NATS.URL != ""
 	}
 	log := a.logger(cfg.Log)
 	for _, w := range warnings {
@@ -75,6 +82,7 @@ type instance struct {
 	http    *httpServer
 	seen    *visitors
 	keys    *keyWatch
+	onHost  *hostWatch
 	// natsCertificate is the embedded server's; nil without TLS.
 	natsCertificate *serverCertificate
 	ending          atomic.Bool // the shutdown has begun
@@ -103,9 +111,14 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.courier = delivery.NewCourier(cfg.Book, s.store, cfg.courierOptions())
+	options := cfg.courierOptions()
+	options.Deployed = func() { s.onHost.check() }
+	s.courier = delivery.NewCourier(cfg.Book, s.store, options)
 	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
-	s.runner = queue.NewRunner(s.broker, s.courier, cfg.settings(), queue.NewMetrics(registry))
+	s.onHost = newHostWatch(s.courier.HostCertificates, registry, log)
+	settings := cfg.settings()
+	settings.Host = s.courier
+	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
 	s.auditor = s.broker.NewAuditor(auditMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
 	edits := s.cfg.HTTP.EditAndReplay.rules()
@@ -123,7 +136,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 		return s, err
 	}
 	pages := dashboard.Options{Look: look, Log: log}
-	s.http.server.Handler = dashboard.New(s.desk, guard, pages)
+	if s.http.server.Handler = guard; !cfg.agent { // an agent has its probes, and may read nothing that pages show
+		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
+	}
 	return s, nil
 }
 
@@ -160,11 +175,13 @@ func (s *instance) run(ctx context.Context) error {
 	prober := s.courier.Inspector().Prober(s.probed)
 	wg.Go(func() { prober.Run(ctx) })
 	wg.Go(func() { s.keys.run(ctx) })
+	wg.Go(func() { s.onHost.run(ctx) })
 	wg.Go(func() {
 		s.cfg.Book.Watch(ctx, delivery.PollInterval, func(c delivery.Change) {
 			s.reloaded(c)
 			s.unnamed(c)
 			s.keys.check()
+			s.onHost.check()
 			prober.Add(slices.Concat(c.Added, c.Changed)...)
 		})
 	})
@@ -176,19 +193,20 @@ func (s *instance) run(ctx context.Context) error {
 		}
 	})
 	wg.Go(func() {
-		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+		if !s.cfg.agent && service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
 			s.auditor.Run(ctx)
 		}
 	})
 	wg.Go(func() {
 		// Before the streams exist the desk has nothing to read, and would log errors.
-		if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+		if !s.cfg.agent && service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
 			_ = s.desk.Run(ctx) // returns only when the context ends
 		}
 	})
-	if s.cfg.NATS.Service {
+	if s.cfg.NATS.Service && !s.cfg.agent {
 		wg.Go(func() { s.answer(ctx) })
 	}
+	s.courier.RecoverHost(ctx, s.recovered)
 	err := s.runner.Run(ctx)
 	select {
 	case err = <-failed:
@@ -232,6 +250,15 @@ func (s *instance) unnamed(c delivery.Change) {
 	}
 }
 
+// recovered logs what became of a deployment that a crash had interrupted.
+func (s *instance) recovered(target, text string, problem bool) {
+	level := zerolog.WarnLevel
+	if problem {
+		level = zerolog.ErrorLevel
+	}
+	s.log.WithLevel(level).Str("target", target).Str("result", text).Msg("files of this mail host at the start")
+}
+
 // probed logs what a check of new and changed targets has found.
 func (s *instance) probed(p delivery.Probed) {
 	const shown = 10
@@ -258,6 +285,6 @@ func (c *Config) settings() queue.Settings {
 	return queue.Settings{
 		Concurrency: d.Concurrency, RetryInitial: d.Retry.Initial, RetryMax: d.Retry.Max, RetryMultiplier: d.Retry.Multiplier,
 		GiveUpAfter: d.GiveUpAfter, DeadLetterUnknown: d.OnUnknownOutcome == "dead_letter",
-		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses,
+		IgnoreUnmatched: c.Events.Unmatched == "ignore", Grace: d.Grace, LogAddresses: c.Log.Addresses, HostLane: c.hostLane(), OnlyHost: c.agent,
 	}
 }

@@ -65,7 +65,7 @@ func (c *statusCmd) Run(a *app) error {
 		err = o.print(a)
 	}
 	if err == nil && !o.Serving {
-		err = &failure{exitFailed, fmt.Errorf("deliveries wait in lanes that no process serves: start `certpost run`")}
+		err = &failure{exitFailed, fmt.Errorf("deliveries wait in lanes that no process serves: start `certpost run`, for a mail host there")}
 	}
 	return err
 }
@@ -98,6 +98,11 @@ func (o overview) print(a *app) error {
 		fmt.Fprintln(a.stdout)
 		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE"}, rows); err != nil {
 			return err
+		}
+	}
+	for _, lane := range o.Lanes {
+		if lane.Away() {
+			fmt.Fprintln(a.stdout, "\n"+desk.AwayWords(lane.LaneInfo))
 		}
 	}
 	if len(o.Groups) > 0 {

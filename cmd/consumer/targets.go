@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -45,7 +46,7 @@ func (c *targetsListCmd) Run(a *app) error {
 			if short {
 				to = shorten(to, 40)
 			}
-			return []string{t.ID, t.Type, t.Lane, strings.Join(t.Relays, " "), t.Payload, to, state, t.Where}
+			return []string{t.ID, t.Type, t.Lane, cmp.Or(strings.Join(t.Relays, " "), hostText(t)), t.Payload, to, state, t.Where}
 		})
 }
 
@@ -67,7 +68,7 @@ func (c *targetsShowCmd) Run(a *app) error {
 		if c.Output == "json" {
 			return a.json(t)
 		}
-		fields := [][2]string{{"Lane", t.Lane}, {"Relays", strings.Join(t.Relays, " ")}, {"Defined in", t.Where}, {"Version", t.Version}}
+		fields := [][2]string{{"Lane", t.Lane}, {"Relays", strings.Join(t.Relays, " ")}, {"Mail host", t.Host}, {"Defined in", t.Where}, {"Version", t.Version}}
 		for _, row := range t.Rows {
 			value := row.Value
 			if row.Default {
@@ -81,6 +82,14 @@ func (c *targetsShowCmd) Run(a *app) error {
 		return pairs(a.stdout, fields...)
 	}
 	return usage("unknown target %s: certpost targets list shows the targets", legibleID(c.Target))
+}
+
+// hostText names the mail host of a target; "" for a mail.
+func hostText(t verdict.TargetView) string {
+	if t.Host == "" {
+		return ""
+	}
+	return "mail host " + t.Host
 }
 
 // legibleID is an id as an error shows it.

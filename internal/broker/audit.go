@@ -34,6 +34,11 @@ const (
 	ActionSuspended Action = "suspended" // a lane, by an operator
 	ActionResumed   Action = "resumed"   // a lane, by an operator or because the suspension expired
 
+	// Of deployments on mail hosts: the order, before the host has it, and how it ended.
+	ActionRollback       Action = "rollback-ordered"
+	ActionRolledBack     Action = "rolled-back"
+	ActionRollbackFailed Action = "rollback-failed"
+
 	ActionStarted   Action = "started"   // a replay run
 	ActionPaused    Action = "paused"    // a replay run
 	ActionContinued Action = "continued" // a replay run that was paused
@@ -56,7 +61,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
-		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionStarted, ActionPaused,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRollback, ActionRolledBack, ActionRollbackFailed, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,
 	}

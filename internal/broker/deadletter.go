@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +43,7 @@ const (
 	HeaderLastAttempt   = "Certpost-Last-Attempt"
 	HeaderCertainty     = "Certpost-Certainty"
 	HeaderRecipients    = "Certpost-Recipients"
+	HeaderRollback      = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
 	headerSecrets       = "Certpost-Secret-Versions"
 	HeaderReplaySubject = "Certpost-Replay-Subject"
 	headerRestoredFrom  = "Certpost-Restored-From"
@@ -172,6 +172,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderFirstAttempt, timeText(d.First))
 	set(HeaderLastAttempt, timeText(d.Last))
 	set(HeaderCertainty, string(d.Certainty))
+	set(HeaderRollback, string(verdict.RollbackOf(d.Outcome, d.Lane)))
 	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
 	set(HeaderReplaySubject, d.ReplaySubject)
@@ -195,6 +196,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 			EnhancedCode: h.Get(HeaderEnhancedCode),
 			Reply:        h.Get(headerReply),
 			Certainty:    verdict.Certainty(h.Get(HeaderCertainty)),
+			Rollback:     verdict.Rollback(h.Get(HeaderRollback)),
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}
@@ -246,23 +248,11 @@ func HeaderText(s string) string {
 	}, s)
 }
 
-// traceContext is the form of a W3C traceparent. Other values are not passed on, because
-// any publisher can set them.
-var traceContext = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
-
 // SubjectOfEvent returns the subject that the event of a delivery was published on, as the
 // fan-out has noted it in the headers; "" if they do not say.
 func SubjectOfEvent(h nats.Header) string {
 	if subject := h.Get(HeaderEventSubject); isEventSubject(subject) {
 		return subject
-	}
-	return ""
-}
-
-// TraceParent returns the traceparent header if it is well-formed, else "".
-func TraceParent(h nats.Header) string {
-	if v := h.Get("traceparent"); traceContext.MatchString(v) {
-		return v
 	}
 	return ""
 }

@@ -19,6 +19,7 @@ const (
 	SuspendedPrefix = "suspended." // <lane>: a Suspension
 	RatePrefix      = "rate."      // <relay>: a window
 	PausePrefix     = "pause."     // <relay>: a verdict.RelayPause
+	HostPrefix      = "mailhost."  // <lane of a mail host>: a HostSeen
 	sealKey         = "seal"       // the key with which deliveries are sealed, shared by all processes
 )
 
@@ -37,6 +38,21 @@ type Heartbeat struct {
 	AuditKey string `json:"audit_key,omitempty"`
 	// Standstills are what has kept events or deliveries from moving for a minute or longer.
 	Standstills []Standstill `json:"standstills,omitempty"`
+}
+
+// HostSeen is when a process ran on a mail host. It stays when the process has gone.
+type HostSeen struct {
+	Process string    `json:"process"` // host/pid/id
+	At      time.Time `json:"at"`
+}
+
+// SawHost records that a process runs on a mail host, which has a lane.
+func (b *Broker) SawHost(ctx context.Context, kv jetstream.KeyValue, lane, process string) error {
+	value, err := json.Marshal(HostSeen{Process: process, At: time.Now().UTC().Truncate(time.Second)})
+	if err == nil {
+		_, err = kv.Put(ctx, HostPrefix+lane, value)
+	}
+	return err
 }
 
 // Standstill is a part of the work of one process that makes no progress.

@@ -151,3 +151,11 @@ func (r Rights) Excess(role UserRole) (all []string) {
 func (b *Broker) OwnRole(requests []string) UserRole {
 	return CertpostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix, Inbox: b.denied.inbox, Requests: requests})
 }
+
+// OwnHostRole is the role of an agent for this connection's settings.
+func (b *Broker) OwnHostRole(host MailHost) UserRole {
+	r := MailHostRole(RoleNames{Domain: b.cfg.Domain, APIPrefix: b.cfg.APIPrefix}, host)
+	r.Inbox = b.denied.inbox
+	r.Subscribe[0] = r.Inbox + ".>"
+	return r
+}

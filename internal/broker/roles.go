@@ -40,11 +40,19 @@ type Import struct {
 
 // RoleNames says for which setting of a program the roles are.
 type RoleNames struct {
-	Domain, APIPrefix string   // of JetStream, as in Config; at most one of them
-	Inbox             string   // of Certpost itself; "" is _INBOX_certpost
-	Sources           []string // publishers; "" is one on certificate.issued
-	Requests          []string // all requests of the NATS service
-	Reads             []string // those of them that change nothing
+	Domain, APIPrefix string     // of JetStream, as in Config; at most one of them
+	Inbox             string     // of Certpost itself; "" is _INBOX_certpost
+	Sources           []string   // publishers; "" is one on certificate.issued
+	Hosts             []MailHost // with agents
+	Requests          []string   // all requests of the NATS service
+	Reads             []string   // those of them that change nothing
+}
+
+// MailHost is a mail host whose process serves nothing but its lane.
+type MailHost struct {
+	Name    string
+	Lane    string
+	Targets []string // on it; its ledger entries are theirs
 }
 
 // userInfo is the request that every role may send: the server answers with what it knows of
@@ -73,6 +81,9 @@ func Roles(n RoleNames) []UserRole {
 		taken[name] = true
 		roles = append(roles, role(name, "publishes events on "+events.SourceSubject(source)+", and gets their acknowledgements",
 			events.SourceSubject(source)))
+	}
+	for _, host := range n.Hosts {
+		roles = append(roles, MailHostRole(n, host))
 	}
 	auditor := role("auditor", "reads letters, deliveries and the audit, and verifies it", requestSubjects(n.Reads)...)
 	auditor.APIPrefix = importedAPI
@@ -122,10 +133,33 @@ func apiSubjects(prefix string) (api, kv string) {
 	return prefix, buckets
 }
 
+// MailHostRole is what `certpost run --mail-host` needs: one lane, the ledger entries of its
+// targets, and to make letters and audit records of them. It is a user of Certpost's own account.
+func MailHostRole(n RoleNames, host MailHost) UserRole {
+	prefix, consumer := apiPrefix(n.Domain, n.APIPrefix), LaneConsumerPrefix+host.Lane
+	api, kv := apiSubjects(prefix)
+	ledger, relays := "KV_"+LedgerBucket, "KV_"+RelaysBucket
+	r := role("mailhost-"+noName.ReplaceAllString(host.Name, "-"), "certpost run --mail-host "+host.Name+": deploys on that host",
+		api+"STREAM.INFO."+DeliveriesStream, api+"CONSUMER.INFO."+DeliveriesStream+"."+consumer, api+"CONSUMER.MSG.NEXT."+DeliveriesStream+"."+consumer,
+		"$JS.ACK."+DeliveriesStream+"."+consumer+".>", "$JS.ACK.*.*."+DeliveriesStream+"."+consumer+".>", // in both formats of servers
+		api+"STREAM.INFO."+ledger, api+"STREAM.MSG.GET."+ledger,
+		api+"STREAM.INFO."+relays, kv+RelaysBucket+"."+ReplicaPrefix+host.Lane, kv+RelaysBucket+"."+HostPrefix+host.Lane,
+		api+"DIRECT.GET."+relays+".$KV."+RelaysBucket+"."+SuspendedPrefix+host.Lane,
+		DeadLetterPrefix+"*."+host.Lane+".*.*", api+"STREAM.INFO."+DeadLettersStream, api+"STREAM.MSG.GET."+DeadLettersStream, api+"STREAM.MSG.DELETE."+DeadLettersStream,
+		auditPrefix+">", api+"STREAM.INFO."+AuditStream, api+"STREAM.MSG.GET."+AuditStream, api+"DIRECT.GET."+AuditStream, api+"DIRECT.GET."+AuditStream+".>")
+	for _, target := range host.Targets {
+		r.Publish = append(r.Publish, kv+LedgerBucket+"."+target+".*", api+"DIRECT.GET."+ledger+".$KV."+LedgerBucket+"."+target+".*")
+	}
+	r.Imports, r.apiPrefix = nil, prefix
+	r.Subscribe = append(r.Subscribe, hostOrderSubject(host.Lane))
+	r.Answers = true
+	return r
+}
+
 // CertpostRole is what the program itself needs.
 func CertpostRole(n RoleNames) UserRole {
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",
-		EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
+		hostOrderSubject("*"), EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
 	r.Imports = nil
 	r.apiPrefix = apiPrefix(n.Domain, n.APIPrefix)
 	api, kv := apiSubjects(r.apiPrefix)
@@ -160,6 +194,6 @@ func CertpostRole(n RoleNames) UserRole {
 	r.Answers = true
 	r.Publish = append(r.Publish, requestSubjects(n.Requests)...) // commands with the program's configuration
 	r.Subscribe = append(r.Subscribe, requestSubjects(n.Requests)...)
-	r.Subscribe = append(r.Subscribe, "$SRV.>")
+	r.Subscribe = append(r.Subscribe, "$SRV.>", hostOrderSubject("*"))
 	return r
 }

@@ -192,7 +192,13 @@ type LaneInfo struct {
 	Suspension *Suspension  `json:"suspension,omitempty"`
 	// Pauses are those of its relays for limits of their own, by relay.
 	Pauses []verdict.RelayPause `json:"relay_pauses,omitempty"`
+	// LastSeen is when a process ran on the mail host whose lane it is, to a minute; zero: never,
+	// or it is not the lane of a host.
+	LastSeen time.Time `json:"last_seen,omitzero"`
 }
+
+// Away reports whether it is the lane of a mail host on which no process runs now.
+func (i LaneInfo) Away() bool { return verdict.OnHost(i.Lane) && i.Replicas == 0 }
 
 // LaneInfos returns all lanes, sorted by name.
 func (b *Broker) LaneInfos(ctx context.Context) ([]LaneInfo, error) {
@@ -256,7 +262,13 @@ func heartbeatOf(e jetstream.KeyValueEntry) (beat Heartbeat, ok bool) {
 // lanes.
 func (b *Broker) readRelays(ctx context.Context, kv jetstream.KeyValue, lanes map[string]*LaneInfo) error {
 	var pauses []verdict.RelayPause
-	err := readBeats(ctx, kv, []string{SuspendedPrefix + "*", ReplicaPrefix + "*", PausePrefix + ">"}, func(e jetstream.KeyValueEntry) {
+	err := readBeats(ctx, kv, []string{SuspendedPrefix + "*", ReplicaPrefix + "*", PausePrefix + ">", HostPrefix + "*"}, func(e jetstream.KeyValueEntry) {
+		if lane, ok := strings.CutPrefix(e.Key(), HostPrefix); ok {
+			if lanes[lane] != nil {
+				lanes[lane].LastSeen = e.Created().UTC().Truncate(time.Second)
+			}
+			return
+		}
 		if strings.HasPrefix(e.Key(), PausePrefix) {
 			if p := ReadPause(e); !p.Over(time.Now()) {
 				pauses = append(pauses, p)

@@ -116,6 +116,10 @@ func leafOf(e *broker.Entry) *verdict.Certificate {
 // outcome returns the relay's reply in short, or the code and phase of the failure.
 func outcome(e *broker.Entry) string {
 	switch {
+	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.RolledBack != nil:
+		return "rolled back"
+	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.OnHost():
+		return e.Receipt.State + " on " + e.Receipt.Host
 	case e.State == broker.StateSent && e.Receipt != nil && e.Receipt.QueueID != "":
 		return strconv.Itoa(e.Receipt.ReplyCode) + ", queued as " + e.Receipt.QueueID
 	case e.State == broker.StateSent && e.Receipt != nil:

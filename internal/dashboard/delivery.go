@@ -22,6 +22,7 @@ type deliveryView struct {
 	Recipients   []recipient
 	Steps        []step
 	Tries        attemptsView
+	OnHost       bool   // a deployment onto a mail host
 	Doubtful     bool   // it is unknown whether the mail was sent
 	Letter       uint64 // the open dead letter, 0 for none
 	History      []historyRow
@@ -30,6 +31,7 @@ type deliveryView struct {
 	SameEvent    string // all deliveries of the event
 	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
 	Who          string // who got the key of its name, "" likewise
+	Rollback     string // the address of the rollback, "" if it is not possible
 	Commands     []command
 }
 
@@ -81,7 +83,7 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	e := d.Entry
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, WaitingSince: d.WaitingSince, Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, WaitingSince: d.WaitingSince, OnHost: verdict.OnHost(e.Lane), Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},
@@ -90,17 +92,37 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		v.SameLeaf = address(deliveriesPath, queryOf("fingerprint", v.Leaf.Fingerprint))
 		v.Who = whoAddress(v.Leaf.Name(), true)
 	}
+	if d.RollbackAvailable {
+		v.Rollback = deliveryAddress(e.Target, e.Event) + "/rollback"
+		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "rollback", e.Event, e.Target, "--reason=WHY")})
+	}
 	if len(letters) > 0 {
 		v.Letter = letters[0].Sequence
 	}
 	if e.Receipt != nil {
 		t := e.Receipt.Timings
+		if v.OnHost {
+			v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Deployment", span(t.Send)}, {"Total", span(t.Total)}}
+			return v
+		}
 		v.Steps = []step{{"Fetching secrets", span(t.Secrets)}, {"Writing the mail", span(t.Render)}, {"Connecting, TLS and login", "reused connection"}, {"From MAIL to the reply", span(t.Send)}, {"Total", span(t.Total)}}
 		if t.Dial > 0 {
 			v.Steps[2].Took = span(t.Dial)
 		}
 	}
 	return v
+}
+
+// rollBack puts the files back that the deployment has replaced on its mail host.
+func (p *pages) rollBack(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound
+	}
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err == nil {
+		_, err = p.desk.RollBack(r.Context(), r.actor(), detail.Target, detail.Event, r.reason())
+	}
+	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=rolled-back"}, err
 }
 
 // recipients are all addresses that the ledger knows. Those without the mail come

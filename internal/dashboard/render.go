@@ -118,5 +118,6 @@ var notices = map[string]string{
 	"session-ended": "Signed out there. The session has ended, and the audit has a record of it.",
 	"session-gone":  "That session had already ended. Nothing was done.",
 	"others-ended":  "Signed out everywhere else. Only this browser is still signed in.",
+	"rolled-back":   "Rolled back. The mail host has the former certificate again.",
 	"suspended":     "Suspended. Nothing more is fetched from this lane until it is resumed.",
 }

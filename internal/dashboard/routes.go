@@ -30,6 +30,7 @@ func (p *pages) routes() []route {
 		{"GET /deliveries", access.Viewer, p.deliveries},
 		{"GET /deliveries/who", access.Viewer, p.who},
 		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
+		{"POST /deliveries/{target}/{event}/rollback", access.Operator, p.rollBack},
 
 		{"GET /targets", access.Viewer, p.targets},
 		{"GET /targets/{id}", access.Viewer, p.target},

@@ -32,13 +32,19 @@ type attempt struct {
 	steps                      []verdict.Step // before the first relay was tried
 }
 
-// Deliver makes one attempt at one delivery, in the steps that docs/flow.md lists.
+// Deliver makes one attempt at one delivery, in the steps that docs/flow.md lists: it sends a mail,
+// or deploys onto the mail host that this process runs on.
 // Everything that can fail without the relay is done before the relay is dialled.
 func (c *Courier) Deliver(ctx context.Context, ev *events.Event, order verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	a := &attempt{Courier: c, order: order, event: ev, defs: c.book.Current(), started: time.Now()}
 	defer a.clear()
 	if failure := a.prepare(ctx); failure != nil {
 		return nil, a.explain(failure)
+	}
+	if a.target.onHost() {
+		receipt, failure := a.deploy(ctx)
+		a.stepOf(failure)
+		return receipt, a.explain(failure)
 	}
 	receipt, failure := a.transmit(ctx)
 	if failure != nil && failure.Recipients == nil && (len(order.Accepted) > 0 || len(order.Override) > 0) {
@@ -57,7 +63,8 @@ func (a *attempt) transmit(ctx context.Context) (*verdict.Receipt, *verdict.Fail
 	return receipt, failure
 }
 
-// prepare checks what the source may do, looks the target up, fetches its secrets and renders the mail.
+// prepare checks what the source may do, looks the target up, fetches its secrets and renders the mail,
+// if it is one.
 func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if failure = a.permit(); failure == nil {
 		a.target, failure = lookUp(a.defs, a.order.Target)
@@ -69,7 +76,7 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 		a.step(failure.Phase, a.started, failure)
 		return failure
 	}
-	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil {
+	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil && !a.target.onHost() {
 		failure = a.address()
 	}
 	if a.p != nil && a.event.Certificate.Ref == nil && a.order.Parsed != nil {
@@ -77,7 +84,7 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
-	if failure != nil {
+	if failure != nil || a.target.onHost() {
 		return failure
 	}
 	a.msg, failure = a.render(ctx)
@@ -112,6 +119,13 @@ func (a *attempt) step(phase verdict.Phase, since time.Time, failure *verdict.Fa
 		phase = failure.Phase
 	}
 	a.steps = append(a.steps, verdict.Step{Phase: phase, Took: time.Since(since)})
+}
+
+// stepOf records the deployment as a step, if it failed.
+func (a *attempt) stepOf(failure *verdict.Failure) {
+	if failure != nil {
+		a.step(failure.Phase, a.fetched, failure)
+	}
 }
 
 // preview renders a mail that is not sent by this attempt.
@@ -240,6 +254,9 @@ func (a *attempt) explain(f *verdict.Failure) *verdict.Failure {
 	f.Transcript.Steps = append(slices.Clip(a.steps), f.Transcript.Steps...)
 	if a.target != nil {
 		f.Transcript.Definition = a.defs.version(a.target)
+		if a.target.onHost() && f.Rollback == "" {
+			f.Rollback = verdict.RollbackNotNeeded
+		}
 	}
 	if a.p != nil {
 		f.Secrets = a.p.versions

@@ -34,6 +34,12 @@ type Options struct {
 	// HELO is the name in EHLO; "" is the host's name if it is a full domain, else an
 	// address literal.
 	HELO string
+	// HostLane is the lane of the mail host that this process runs on, see HostLane; "" for none.
+	HostLane string
+	// Deployed, when set, is called after files on this mail host were replaced.
+	Deployed func()
+	// Reached, when set, is called at the named points of a deployment; for tests.
+	Reached func(point string)
 	// Readdress are the recipients that a replay may name besides the target's own.
 	Readdress Recipients
 }

@@ -213,7 +213,8 @@ func (a *attempt) logInTo(ctx context.Context, t *Target) *verdict.Failure {
 }
 
 // Relays returns the state of the relays of a lane: one list for each distinct list
-// of relays among its targets, in the order in which they are tried.
+// of relays among its targets, in the order in which they are tried. The lane of a mail host
+// has none.
 func (c *Courier) Relays(lane string) [][]verdict.RelayStatus {
 	defs := c.book.Current()
 	var all [][]verdict.RelayStatus
@@ -242,6 +243,9 @@ func laneRelaysOf(d *Definitions) map[string][][]*Target {
 	lanes := make(map[string][][]*Target)
 	known := make(map[string]bool)
 	for _, t := range d.targets {
+		if t.onHost() {
+			continue
+		}
 		key := t.lane
 		for i, relay := range d.relays[t.ID] {
 			if i == 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/mailhost"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
@@ -40,6 +41,9 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 	if _, err := c.certificateWarnings(t, b, time.Now()); err != nil {
 		return asFailure(err)
 	}
+	if t.onHost() {
+		return c.foreseeHost(t, b, ev)
+	}
 	t, failure := t.addressed(b, ev)
 	if failure != nil {
 		return failure
@@ -57,6 +61,24 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 	}
 	_, failure = (&attempt{Courier: c, order: verdict.Attempt{Target: t.ID, Number: 1}, event: ev, target: t, p: p}).preview(ctx)
 	return failure
+}
+
+// foreseeHost is foresee for a target on a mail host.
+func (c *Courier) foreseeHost(t *Target, b *payload.Bundle, ev *events.Event) *verdict.Failure {
+	if ev.PrivateKey == nil && t.needsKey() {
+		return verdict.Fail(verdict.SMTPPayload, verdict.PhasePayload, "a mail host needs the private key, but the event has no private_key; publish it with private_key")
+	}
+	d := t.deployment()
+	if roots, err := t.PostDeployVerify.roots(); err == nil { // the file may be on the host only
+		d.Verify.Roots = roots
+	}
+	if err := mailhost.CheckCertificate(d, b, time.Now()); err != nil {
+		return deployFailure(err)
+	}
+	if ev.PrivateKey == nil {
+		return nil
+	}
+	return c.mayName(ev)
 }
 
 // mayName returns why an event may not name its private key, nil if it may or if the configuration

@@ -19,9 +19,15 @@ const (
 // assignLanes gives every relay its own lane or, with more than maxLanes relays,
 // one of maxLanes shared lanes. A relay's shared lane depends only on the relay, so
 // replicas agree even while one of them has not yet reloaded the targets.
+//
+// Every mail host has its own lane, whatever their number: no other process can serve it.
 func assignLanes(targets []*Target) {
 	distinct := make(map[string]bool)
 	for _, t := range targets {
+		if t.onHost() {
+			t.lane = HostLane(t.Host)
+			continue
+		}
 		t.lane = laneOf(t.Host, t.Port)
 		distinct[t.lane] = true
 	}
@@ -29,30 +35,53 @@ func assignLanes(targets []*Target) {
 		return
 	}
 	for _, t := range targets {
-		t.lane = sharedLaneOf(t.lane)
+		if !t.onHost() {
+			t.lane = sharedLaneOf(t.lane)
+		}
 	}
 }
 
+// HostLane returns the name of a mail host's lane: the same for every spelling of the host.
+func HostLane(host string) string {
+	host = nameOf(host).ascii
+	label, exact := laneLabel(host)
+	return bounded(verdict.HostLanePrefix+label, exact, host)
+}
+
 // laneOf returns the name of a relay's lane: [A-Za-z0-9_-]{1,64}, the same for every
-// spelling of the host, different for different relays.
+// spelling of the host, different for different relays, and no name of a mail host's lane.
 func laneOf(host string, port int) string {
 	host = nameOf(host).ascii
-	relay := host + ":" + strconv.Itoa(port)
-	exact := true
-	lane := strings.Map(func(r rune) rune {
+	label, exact := laneLabel(host)
+	lane := label + "-" + strconv.Itoa(port)
+	if verdict.OnHost(lane) {
+		lane, exact = "relay-"+lane, false
+	}
+	return bounded(lane, exact, host+":"+strconv.Itoa(port))
+}
+
+// laneLabel returns a host's name with the characters of a lane. It is not exact if two hosts
+// may now look the same.
+func laneLabel(host string) (label string, exact bool) {
+	exact = true
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
 			return r
 		case r == '.':
 			return '_'
 		}
-		exact = false // two hosts may now look the same
+		exact = false
 		return '_'
-	}, host) + "-" + strconv.Itoa(port)
+	}, host), exact
+}
+
+// bounded returns a lane that is not exact or too long with a hash of what it is for.
+func bounded(lane string, exact bool, of string) string {
 	if exact && len(lane) <= maxLaneLen {
 		return lane
 	}
-	sum := sha256.Sum256([]byte(relay))
+	sum := sha256.Sum256([]byte(of))
 	suffix := "-" + hex.EncodeToString(sum[:4])
 	return lane[:min(len(lane), maxLaneLen-len(suffix))] + suffix
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
@@ -30,6 +31,10 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 		e.certificate(ctx)
 	}
 	if e.t == nil {
+		return e.found
+	}
+	if e.t.onHost() {
+		e.host(ctx)
 		return e.found
 	}
 	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"target": e.t.ID}}
@@ -87,6 +92,10 @@ func (e *examination) target(id string) {
 		return
 	}
 	e.t = t
+	if t.onHost() {
+		e.say("target", verdict.OK, "%s is defined: %s on mail host %s", t.ID, t.Type, legible.Clean(t.Host, 100))
+		return
+	}
 	e.say("target", verdict.OK, "%s is defined: payload %s, relay %s", t.ID, t.Payload, smtp.RelayName(t.Host, t.Port))
 }
 

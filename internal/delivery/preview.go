@@ -33,6 +33,9 @@ func (i Inspector) Preview(target string) (*verdict.MailView, *verdict.Failure) 
 // key is the certificate's private key, PEM, or nil.
 func (c *Courier) Preview(ev *events.Event, target string, key []byte) (*verdict.MailView, *verdict.Failure) {
 	t, failure := lookUp(c.book.Current(), target)
+	if failure == nil {
+		failure = t.isMail()
+	}
 	if failure != nil {
 		return nil, failure
 	}

@@ -32,6 +32,10 @@ func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 		all = append(all, i.courier.probeKeys(ctx, t)...)
 	}
 	for n, relay := range defs.relays[target] {
+		if relay.onHost() {
+			all = append(all, i.courier.probeHost(ctx, relay)...)
+			continue
+		}
 		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
 		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil)
 		all = append(all, findings...)

@@ -133,6 +133,9 @@ func (d *Definitions) checkKey(t *Target) string {
 	if t.encrypts() {
 		parts = append(parts, t.ID) // its keys are those of its own recipients
 	}
+	if t.onHost() {
+		return t.ID
+	}
 	for _, relay := range d.relays[t.ID] {
 		parts = append(parts, relay.login())
 		for _, ref := range relay.refs() {

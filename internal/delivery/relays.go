@@ -353,8 +353,13 @@ type relayOption struct {
 }
 
 // relayOptions returns a target's relays in the order in which they are tried: its own,
-// then its fallbacks. It completes the target itself by the rules.
+// then its fallbacks. It completes the target itself by the rules. A target on a mail host is
+// its only option.
 func (b *ruleBook) relayOptions(t *Target) []relayOption {
+	if t.onHost() { // no rule for relays is about it
+		t.completeHost()
+		return []relayOption{{Target: t}}
+	}
 	t.applyPreset()
 	t.words = b.shelf.words(t.Templates)
 	own := t.ownKeys()

@@ -38,6 +38,9 @@ func (c *Courier) sendTest(ctx context.Context, ev *events.Event, target string,
 	a := &attempt{Courier: c, order: verdict.Attempt{Target: target, Number: 1, Claim: func(time.Time) error { return nil }}, event: ev, defs: c.book.Current(), started: time.Now()}
 	defer a.clear()
 	t, failure := lookUp(a.defs, target)
+	if failure == nil {
+		failure = t.isMail()
+	}
 	if failure != nil {
 		return nil, failure
 	}

@@ -16,7 +16,7 @@ func (d *Definitions) Relays() []verdict.RelayView {
 	var all []verdict.RelayView
 	index := make(map[string]int)
 	for _, t := range d.targets {
-		if t.Disabled {
+		if t.Disabled || t.onHost() {
 			continue
 		}
 		for i, relay := range d.relays[t.ID] {

@@ -17,8 +17,9 @@ type Target struct {
 	// ID is the name of the target in subjects, logs and pages: 1 to 64 characters of
 	// A-Z, a-z, 0-9, _ and -.
 	ID string `yaml:"id" required:"true" pattern:"^[A-Za-z0-9_-]{1,64}$"`
-	// Type is the kind of delivery; smtp sends a mail.
-	Type string `yaml:"type" enum:"smtp"`
+	// Type is the kind of delivery: smtp sends a mail; postfix, dovecot and file put the
+	// certificate and its key into files on a mail host, and make the program there serve them.
+	Type string `yaml:"type" enum:"smtp,postfix,dovecot,file"`
 	// Disabled stops deliveries to the target and keeps its definition.
 	Disabled bool `yaml:"disabled"`
 	// Match selects the target for events that name no targets; every condition in it
@@ -30,7 +31,9 @@ type Target struct {
 	// the provider expects. ses needs host: it depends on the region.
 	Preset string `yaml:"preset" enum:"gmail,outlook,office365,yahoo,sendgrid,mailgun,ses,postmark"`
 	// Host is the relay's DNS name or IP address. The relay's certificate must be valid
-	// for it, unless tls_server_name or tls_fingerprint is set. Required without preset.
+	// for it, unless tls_server_name or tls_fingerprint is set. Required without preset. For
+	// postfix, dovecot and file it is the name of the mail host: the process there has it in
+	// mail_host.
 	Host string `yaml:"host"`
 	// Port is the relay's TCP port. The default of tls_mode depends on it.
 	Port int `yaml:"port" min:"1" max:"65535"`
@@ -91,14 +94,14 @@ type Target struct {
 	Fallback []Fallback `yaml:"fallback"`
 
 	// FromAddress is the envelope sender and the address in the From header (RFC 5322
-	// addr-spec). Example: certs@example.com.
-	FromAddress string `yaml:"from_address" required:"true"`
+	// addr-spec). Required for smtp. Example: certs@example.com.
+	FromAddress string `yaml:"from_address"`
 	// FromName is the display name in the From header; at most 128 characters.
 	FromName string `yaml:"from_name"`
-	// To are the recipients in the To header: 1 to 50 addresses. {email} stands for the e-mail
-	// addresses in the certificate, {labels.NAME} for a label of the event; both need
-	// to_domains.
-	To []string `yaml:"to" required:"true"`
+	// To are the recipients in the To header: 1 to 50 addresses, required for smtp. {email}
+	// stands for the e-mail addresses in the certificate, {labels.NAME} for a label of the
+	// event; both need to_domains.
+	To []string `yaml:"to"`
 	// CC are the recipients in the Cc header; at most 50.
 	CC []string `yaml:"cc"`
 	// BCC are the recipients that appear in no header; at most 50.
@@ -114,7 +117,7 @@ type Target struct {
 	// ReplyTo is the address in the Reply-To header.
 	ReplyTo string `yaml:"reply_to"`
 
-	// Payload is the attachment: pem (leaf and chain), pem_and_key (also the private
+	// Payload is the attachment, or for type file what is at cert_path (pem: by its keys): pem (leaf and chain), pem_and_key (also the private
 	// key), pkcs12 or jks (leaf, chain and private key in one encrypted file), der (leaf
 	// and chain, binary, in a zip), pkcs7 (leaf and chain, .p7b), pkcs12_truststore (the
 	// chain as trusted certificates) or zip (the PEM files apart).
@@ -199,6 +202,8 @@ type Target struct {
 	// default mail. They are read again when they change.
 	Templates Templates `yaml:"templates"`
 
+	HostKeys `yaml:",inline"`
+
 	given   map[string]bool // keys that were read; nil for targets made in Go
 	lane    string          // set by Relays.Define
 	words   *Words          // of Templates; set by Relays.Define
@@ -212,7 +217,7 @@ type Target struct {
 // calls it before Relays.Define, which sets TLSMode and AuthMethod: they depend on other
 // keys.
 func (t *Target) SetDefaults() {
-	setDefault(&t.Type, "smtp")
+	setDefault(&t.Type, typeSMTP)
 	setDefault(&t.Port, defaultPort)
 	setDefault(&t.Timeout, defaultTimeout)
 	setDefault(&t.Payload, payload.PEM)
@@ -285,7 +290,7 @@ type Match struct {
 	KeyTypes []string `yaml:"key_types"`
 }
 
-// Lane is the queue of the target's relay: [A-Za-z0-9_-]{1,64}. It is empty
+// Lane is the queue of the target's relay or mail host: [A-Za-z0-9_-]{1,64}. It is empty
 // until Relays.Define has set it.
 func (t *Target) Lane() string { return t.lane }
 
@@ -325,7 +330,7 @@ func (t *Target) passphrase() Passphrase {
 // keyPassphrase returns the secret that private keys are decrypted with; zero if the payload
 // has none.
 func (t *Target) keyPassphrase() secrets.Ref {
-	if !t.settings(nil).NeedsKey() {
+	if !t.onHost() && !t.settings(nil).NeedsKey() {
 		return secrets.Ref{}
 	}
 	return t.PrivateKeyPassphrase

@@ -18,7 +18,8 @@ type Definitions struct {
 	byID    map[string]*Target
 	index   *matchIndex // of targets
 	// relays has, by target, its relays in the order in which they are tried: the target
-	// itself, and for each fallback the target as if that were its only relay.
+	// itself, and for each fallback the target as if that were its only relay. A target on a
+	// mail host has only itself there, and no relay.
 	relays     map[string][]*Target
 	limits     map[string]RelayLimits // by smtp.RelayName
 	laneRelays map[string][][]*Target // by lane: the distinct lists of relays of its targets
@@ -50,6 +51,11 @@ func define(b *ruleBook, targets [][]relayOption) *Definitions {
 		t.matcher = newMatcher(t.Match)
 		t.parseAddresses()
 		for _, o := range options {
+			if o.onHost() {
+				o.AuthMethod = smtp.AuthNone
+				d.relays[t.ID] = append(d.relays[t.ID], o.Target)
+				continue
+			}
 			o.TLSMode, o.AuthMethod = o.tlsMode(), o.authMethod()
 			d.relays[t.ID] = append(d.relays[t.ID], o.Target)
 			d.limits[smtp.RelayName(o.Host, o.Port)] = b.limits(o.Host, o.Port)
@@ -82,6 +88,9 @@ func (d *Definitions) Lanes() []string {
 	}
 	return slices.Sorted(maps.Keys(lanes))
 }
+
+// HasLane reports whether a target that is not disabled has a lane.
+func (d *Definitions) HasLane(lane string) bool { return slices.Contains(d.Lanes(), lane) }
 
 // Matching returns the targets that an event without explicit targets goes to, in
 // the order in which they are defined.

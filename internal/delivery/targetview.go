@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/mailhost"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -82,6 +83,10 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
 	}
 	for _, relay := range d.relays[t.ID] {
+		if t.onHost() {
+			v.Host = t.Host
+			continue
+		}
 		v.Relays = append(v.Relays, smtp.RelayName(relay.Host, relay.Port))
 	}
 	var untouched Target
@@ -92,6 +97,9 @@ func (d *Definitions) newView(t *Target) verdict.TargetView {
 	r := rows{from: d.sources[t.ID]}
 	of, unset := reflect.ValueOf(t).Elem(), reflect.ValueOf(&untouched).Elem()
 	for _, s := range config.Settings(of.Type()) {
+		if !t.has(s.Name) {
+			continue
+		}
 		value := of.FieldByIndex(s.Index)
 		r.add(s.Name, value, given(s.Name, value, unset.FieldByIndex(s.Index)))
 	}
@@ -109,7 +117,7 @@ func versionOf(relays []*Target) string {
 	hash := sha256.New()
 	for i, relay := range relays {
 		for _, s := range config.Settings(reflect.TypeFor[Target]()) {
-			if s.Name == "fallback" || i > 0 && !fallbackKeys[s.Name] {
+			if s.Name == "fallback" || i > 0 && !fallbackKeys[s.Name] || !relay.has(s.Name) {
 				continue
 			}
 			var r rows
@@ -212,6 +220,13 @@ func settingText(v any) (text string, plain bool) {
 		}
 		slices.Sort(pairs)
 		return strings.Join(pairs, ", "), true
+	case mailhost.Command:
+		return strings.Join(v, " "), true
+	case mailhost.Mode:
+		if v == 0 {
+			return "", true
+		}
+		return v.String(), true
 	case string:
 		return v, true
 	case bool, int:

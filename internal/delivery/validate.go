@@ -104,8 +104,13 @@ func (t *Target) validate(v *validation) {
 	if t.ID != "" && !targetID.MatchString(t.ID) {
 		v.err("id", "want 1 to 64 characters of A-Z, a-z, 0-9, _ and -")
 	}
-	t.validatePreset(v)
+	t.validateKeys(v)
 	t.validateMatch(v)
+	if t.onHost() {
+		t.validateHost(v)
+		return
+	}
+	t.validatePreset(v)
 	t.validateAddresses(v)
 	t.validatePayload(v)
 	t.validateEncryption(v)
@@ -229,6 +234,12 @@ func (t *Target) relay() string {
 }
 
 func (t *Target) validateAddresses(v *validation) {
+	if t.FromAddress == "" {
+		v.err("from_address", "is required")
+	}
+	if len(t.To) == 0 {
+		v.err("to", "is required")
+	}
 	v.address("from_address", t.FromAddress)
 	v.address("reply_to", t.ReplyTo)
 	v.line("from_name", t.FromName, maxName)
@@ -294,7 +305,7 @@ func (t *Target) validatePayload(v *validation) {
 		}
 	}
 	v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
-	if !t.PrivateKeyPassphrase.IsZero() && !settings.NeedsKey() {
+	if !t.PrivateKeyPassphrase.IsZero() && !t.onHost() && !settings.NeedsKey() {
 		v.warn("private_key_passphrase", "is not used with payload %s, which has no private key", t.Payload)
 	}
 	if problem := settings.FIPSProblem(); problem != "" {

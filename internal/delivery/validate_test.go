@@ -64,7 +64,7 @@ func TestValidate(t *testing.T) {
 		{"everything missing", []string{"id:", "host:", "from_address:", "to:", "disabled: true"}, []string{
 			"1:1: from_address: is required", "1:1: host: is required", "1:1: id: is required", "1:1: to: is required"}},
 		{"misspelt keys are not missing too", []string{"host:", "hots: x"}, []string{`4:1: unknown key "hots": did you mean host?`}},
-		{"type", []string{"type: http"}, []string{`5:7: type: want smtp, got http`}},
+		{"type", []string{"type: http"}, []string{`5:7: type: want smtp, postfix, dovecot or file, got http`}},
 
 		{"port 0", []string{"port: 0"}, []string{"5:7: port: want 1 to 65535, got 0"}},
 		{"port too high", []string{"port: 65536"}, []string{"5:7: port: want 1 to 65535, got 65536"}},

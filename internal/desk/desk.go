@@ -302,6 +302,10 @@ type DeliveryDetail struct {
 	// WaitingSince is when a delivery was stored that waits for its first attempt, so that the
 	// ledger does not know it yet; zero for all others.
 	WaitingSince time.Time `json:"waiting_since,omitzero"`
+	// RollbackAvailable says that the deployment can be rolled back. For a mail, and for a
+	// deployment that cannot, RollbackRemedy says what to do instead.
+	RollbackAvailable bool   `json:"rollback_available"`
+	RollbackRemedy    string `json:"rollback_remedy,omitempty"`
 }
 
 // DeliveryListing is a page of entries, newest first.

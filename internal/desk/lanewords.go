@@ -1,10 +1,13 @@
 package desk
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -78,14 +81,34 @@ type LaneState struct {
 	Until time.Time // when the state ends by itself; zero: unknown, or not by itself
 }
 
+// AwayWords says of the lane of a mail host since when no process runs there, and what waits.
+func AwayWords(l broker.LaneInfo) string {
+	host := strings.TrimPrefix(l.Lane, verdict.HostLanePrefix)
+	seen := "no process has run there yet"
+	if !l.LastSeen.IsZero() {
+		seen = "last seen " + legible.Moment(l.LastSeen)
+	}
+	waiting := "nothing waits"
+	switch l.Waiting {
+	case 0:
+	case 1:
+		waiting = "1 delivery waits"
+	default:
+		waiting = fmt.Sprintf("%d deliveries wait", l.Waiting)
+	}
+	return fmt.Sprintf("mail host %s: %s, %s; start `certpost run` there with mail_host", host, seen, waiting)
+}
+
 // StateOf returns the state of a lane: that of its suspension, else the worst that a process
 // reports.
 func StateOf(l broker.LaneInfo) LaneState {
 	switch {
 	case l.Suspension != nil:
 		return LaneState{Words: "suspended", Why: l.Suspension.Reason, By: l.Suspension.Shown(), Until: l.Suspension.Until}
-	case l.Starting:
+	case l.Starting && !l.Away():
 		return LaneState{Words: "starting", Why: "no process has reported yet that it serves the lane"}
+	case l.Away():
+		return LaneState{Words: "mail host is away", Why: AwayWords(l)}
 	case l.Replicas == 0:
 		return LaneState{Words: "not served", Why: "no process has reported recently that it serves the lane"}
 	}

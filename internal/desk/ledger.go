@@ -190,7 +190,11 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, target, entries[0].Event, maxPage))}, nil
+	out := DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, target, entries[0].Event, maxPage))}
+	if r := out.Receipt; r != nil {
+		out.RollbackAvailable, out.RollbackRemedy = r.CanRollBack() && out.State == broker.StateSent, r.Remedy()
+	}
+	return out, nil
 }
 
 // waitingDelivery returns a delivery that the ledger does not know, because it was never

@@ -84,32 +84,58 @@ func (t *transaction) prune() {
 
 // Former deploys the newest backup whose certificate is not the present one, by the same
 // transaction and with the same checks: a former certificate that has expired is refused.
-// Certificate and key belong together by what they are, not by their names.
-func (h Deployer) Former(ctx context.Context, d Deployment) (*Result, error) {
+// Certificate and key belong together by what they are, not by their names. If the files do
+// not have the certificate with the given SHA-256 (hexadecimal, "" for any) now, nothing is done.
+func (h Deployer) Former(ctx context.Context, d Deployment, present string) (*Result, error) {
 	if err := d.Check(); err != nil {
 		return nil, fail(verdict.TargetInvalid, StepCheck, "%s", err)
 	}
-	files, err := plan(d.withDefaults(), &contents{})
+	files, err := plan(d.WithDefaults(), &contents{})
 	if err != nil {
 		return nil, err
 	}
-	var present *x509.Certificate
+	var there *x509.Certificate
 	if certs := certificatesIn(files[0].path); len(certs) > 0 {
-		present = certs[0]
+		there = certs[0]
 	}
+	if present != "" && (there == nil || digestOf(there.Raw) != present) {
+		now := "no certificate that can be read"
+		if there != nil {
+			now = shortName(there)
+		}
+		return nil, fail(verdict.DeployWrite, StepPaths, "%s has %s now, not the certificate of this deployment: roll back the deployment that put it there", files[0].path, now)
+	}
+	m := newestOther(files, there)
+	if m == nil {
+		return nil, fail(verdict.DeployWrite, StepPaths, "there is no backup of another certificate with its key beside %s; deploy one by an event", files[0].path)
+	}
+	defer clear(m.Key)
+	return h.Deploy(ctx, d, *m)
+}
+
+// newestOther returns the newest backup of a certificate other than the present one, with its key;
+// nil if there is none.
+func newestOther(files []*file, present *x509.Certificate) *Material {
 	for _, path := range files[0].backups() {
 		certs := certificatesIn(path)
 		if len(certs) == 0 || present != nil && certs[0].Equal(present) {
 			continue
 		}
-		m, ok := formerMaterial(files, path, certs)
-		if !ok {
-			continue
+		if m, ok := formerMaterial(files, path, certs); ok {
+			return &m
 		}
-		defer clear(m.Key)
-		return h.Deploy(ctx, d, m)
 	}
-	return nil, fail(verdict.DeployWrite, StepPaths, "there is no backup of another certificate with its key beside %s; deploy one by an event", files[0].path)
+	return nil
+}
+
+// hasOther reports whether there is such a backup.
+func hasOther(files []*file, present *x509.Certificate) bool {
+	m := newestOther(files, present)
+	if m == nil {
+		return false
+	}
+	clear(m.Key)
+	return true
 }
 
 // formerMaterial completes the certificates of a backup with their key, and with the chain if

@@ -18,13 +18,9 @@ import (
 // Command is a program and its arguments. It is never given to a shell.
 type Command []string
 
-// UnmarshalYAML reads a list, or one text, which ParseCommand splits.
+// UnmarshalYAML reads one text, which ParseCommand splits. The configuration's decoder reads a
+// list of words by itself.
 func (c *Command) UnmarshalYAML(unmarshal func(any) error) error {
-	var list []string
-	if unmarshal(&list) == nil {
-		*c = list
-		return nil
-	}
 	var text string
 	if err := unmarshal(&text); err != nil {
 		return errors.New("want a command, or a list of its words")

@@ -65,7 +65,7 @@ func runChildPart() (isChild bool, err error) {
 			select {} // the signal may take a moment
 		}
 	}
-	_, err = h.Deploy(context.Background(), d, Material{bundle, p.Key})
+	_, err = h.Deploy(context.Background(), d, Material{Bundle: bundle, Key: p.Key})
 	return true, err
 }
 

@@ -106,14 +106,14 @@ func TestMaterialIsChecked(t *testing.T) {
 		"expired":              {a.material(t, a.issue(t, expired)), verdict.SMTPPayload, "expired"},
 		"not yet valid":        {a.material(t, a.issue(t, future)), verdict.SMTPPayload, "not valid before"},
 		"client certificate":   {a.material(t, a.issue(t, client)), verdict.SMTPPayload, "serverAuth"},
-		"CA certificate":       {Material{&payload.Bundle{Leaf: a.between.Certificate}, lab.KeyPEM(t, a.between.Key)}, verdict.SMTPPayload, "CA's certificate"},
-		"chain before leaf":    {Material{&payload.Bundle{Leaf: a.between.Certificate, Chain: []*x509.Certificate{leaf.Certificate}}, lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, "does not match"},
-		"another's chain":      {Material{&payload.Bundle{Leaf: leaf.Certificate, Chain: []*x509.Certificate{a.root.Certificate}}, lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, "chain is broken"},
+		"CA certificate":       {Material{Bundle: &payload.Bundle{Leaf: a.between.Certificate}, Key: lab.KeyPEM(t, a.between.Key)}, verdict.SMTPPayload, "CA's certificate"},
+		"chain before leaf":    {Material{Bundle: &payload.Bundle{Leaf: a.between.Certificate, Chain: []*x509.Certificate{leaf.Certificate}}, Key: lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, "does not match"},
+		"another's chain":      {Material{Bundle: &payload.Bundle{Leaf: leaf.Certificate, Chain: []*x509.Certificate{a.root.Certificate}}, Key: lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, "chain is broken"},
 		"chain of no CA":       {with(a.material(t, leaf), func(m *Material) { m.Bundle.Chain = append(m.Bundle.Chain, notCA.Certificate) }), verdict.SMTPPayload, "not a CA's certificate"},
-		"expired in the chain": {Material{&payload.Bundle{Leaf: lab.Issue(t, late, leaf.Key, serverName).Certificate, Chain: []*x509.Certificate{late.Certificate}}, lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, `"Old CA" expired`},
+		"expired in the chain": {Material{Bundle: &payload.Bundle{Leaf: lab.Issue(t, late, leaf.Key, serverName).Certificate, Chain: []*x509.Certificate{late.Certificate}}, Key: lab.KeyPEM(t, leaf.Key)}, verdict.SMTPPayload, `"Old CA" expired`},
 		"another name":         {a.material(t, lab.Issue(t, a.between, leaf.Key, "www.example.com", lab.DNSNames("www.example.com"))), verdict.DeployValidate, "server_name"},
 		"only a common name":   {a.material(t, lab.Issue(t, a.between, leaf.Key, serverName)), verdict.DeployValidate, "server_name"},
-		"unknown root":         {Material{&payload.Bundle{Leaf: lab.Issue(t, selfMade, leaf.Key, serverName, lab.DNSNames(serverName)).Certificate}, lab.KeyPEM(t, leaf.Key)}, verdict.DeployValidate, "trusted root"},
+		"unknown root":         {Material{Bundle: &payload.Bundle{Leaf: lab.Issue(t, selfMade, leaf.Key, serverName, lab.DNSNames(serverName)).Certificate}, Key: lab.KeyPEM(t, leaf.Key)}, verdict.DeployValidate, "trusted root"},
 		"incomplete chain":     {with(a.material(t, leaf), func(m *Material) { m.Bundle = &payload.Bundle{Leaf: leaf.Certificate} }), verdict.DeployValidate, "trusted root"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestBackups(t *testing.T) {
 		}
 		// Back to the pair before, and forward again: what is the newest other one.
 		for _, want := range []Material{all[3], all[4]} {
-			if r, err := deployer().Former(t.Context(), d); err != nil || r.State != Deployed {
+			if r, err := deployer().Former(t.Context(), d, ""); err != nil || r.State != Deployed {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			if got := certificatesIn(d.CertPath); !got[0].Equal(want.Bundle.Leaf) {
@@ -269,7 +269,7 @@ func TestBackups(t *testing.T) {
 		if got := len(snapshot(t, dir)); got != len(files) {
 			t.Errorf("%d files with backup_retention 0, want %d", got, len(files))
 		}
-		_, err := deployer().Former(t.Context(), d)
+		_, err := deployer().Former(t.Context(), d, "")
 		if f, ok := errors.AsType[*Failure](err); !ok || !strings.Contains(f.Reason, "no backup") {
 			t.Error(err)
 		}

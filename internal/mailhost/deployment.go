@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Deployment says where a certificate belongs on this host, and what makes it take
@@ -48,6 +50,9 @@ type Verification struct {
 	// growing pauses, before the certificate counts as not served. Zero means 10 s and 5.
 	Timeout  time.Duration
 	Attempts int
+	// Backoff is the pause after the first connection, which doubles with each up to
+	// MaxBackoff. Zero means 250 ms and 5 s.
+	Backoff, MaxBackoff time.Duration
 }
 
 // Endpoint is one address at which the certificate is served.
@@ -83,6 +88,8 @@ const (
 	defaultCommandTimeout = 30 * time.Second
 	defaultVerifyTimeout  = 10 * time.Second
 	defaultAttempts       = 5
+	defaultBackoff        = 250 * time.Millisecond
+	defaultMaxBackoff     = 5 * time.Second
 )
 
 // Postfix returns the defaults of a target of type postfix.
@@ -100,8 +107,8 @@ func Dovecot() Deployment {
 // Files returns the defaults of a target of type file: it has no paths and no commands.
 func Files() Deployment { return Deployment{BackupRetention: 3} }
 
-// withDefaults fills in what is zero.
-func (d Deployment) withDefaults() Deployment {
+// WithDefaults fills in what is zero.
+func (d Deployment) WithDefaults() Deployment {
 	orDefault(&d.CertMode, defaultCertMode)
 	orDefault(&d.KeyMode, defaultKeyMode)
 	orDefault(&d.KeyOwner, d.Owner)
@@ -109,6 +116,8 @@ func (d Deployment) withDefaults() Deployment {
 	orDefault(&d.CommandTimeout, defaultCommandTimeout)
 	orDefault(&d.Verify.Timeout, defaultVerifyTimeout)
 	orDefault(&d.Verify.Attempts, defaultAttempts)
+	orDefault(&d.Verify.Backoff, defaultBackoff)
+	orDefault(&d.Verify.MaxBackoff, defaultMaxBackoff)
 	return d
 }
 
@@ -119,44 +128,61 @@ func orDefault[T comparable](field *T, value T) {
 	}
 }
 
+// Problem is what is wrong with one setting.
+type Problem struct {
+	Key     string // in the target's definition, such as key_mode
+	Message string
+}
+
 // Check returns what is wrong with the settings, all of it, without looking at the host.
 func (d Deployment) Check() error {
-	d = d.withDefaults()
-	var problems []error
-	problem := func(text string, args ...any) { problems = append(problems, fmt.Errorf(text, args...)) }
+	var all []error
+	for _, p := range d.Problems() {
+		all = append(all, errors.New(p.Key+" "+p.Message))
+	}
+	return errors.Join(all...)
+}
+
+// Problems is Check by setting.
+func (d Deployment) Problems() (found []Problem) {
+	d = d.WithDefaults()
+	problem := func(key, text string, args ...any) { found = append(found, Problem{key, fmt.Sprintf(text, args...)}) }
 	for _, p := range []struct{ key, path string }{{"cert_path", d.CertPath}, {"key_path", d.KeyPath}, {"chain_path", d.ChainPath}} {
 		switch {
 		case p.path == "" && p.key == "chain_path":
 		case p.path == "":
-			problem("%s is missing", p.key)
+			problem(p.key, "is missing")
 		case !filepath.IsAbs(p.path) || filepath.Clean(p.path) != p.path:
-			problem("%s %q must be absolute, without . or .. or a slash at its end", p.key, p.path)
+			problem(p.key, "%q must be absolute, without . or .. or a slash at its end", legible.Clean(p.path, 300))
 		}
 	}
 	if d.ChainPath != "" && (d.ChainPath == d.CertPath || d.ChainPath == d.KeyPath) {
-		problem("chain_path is the same file as cert_path or key_path; leave it empty, and the chain follows the leaf")
+		problem("chain_path", "is the same file as cert_path or key_path; leave it empty, and the chain follows the leaf")
 	}
 	if d.CertMode&^0o777 != 0 || d.CertMode&0o022 != 0 || d.CertMode&0o400 == 0 {
-		problem("cert_mode %v must let the owner read, and only the owner write", d.CertMode)
+		problem("cert_mode", "%v must let the owner read, and only the owner write", d.CertMode)
 	}
 	if d.KeyMode&^0o777 != 0 || d.KeyMode&0o027 != 0 || d.KeyMode&0o400 == 0 {
-		problem("key_mode %v must let the owner read, at most the group read too, and nobody else; use key_group with 0640", d.KeyMode)
+		problem("key_mode", "%v must let the owner read, at most the group read too, and nobody else; use key_group with 0640", d.KeyMode)
 	}
-	if d.CommandTimeout < 0 || d.Verify.Timeout < 0 {
-		problem("a timeout is negative")
+	if d.CommandTimeout < 0 {
+		problem("command_timeout", "is negative")
 	}
 	if d.BackupRetention < 0 || d.BackupRetention > maxRetention {
-		problem("backup_retention %d must be 0 to %d", d.BackupRetention, maxRetention)
+		problem("backup_retention", "%d must be 0 to %d", d.BackupRetention, maxRetention)
+	}
+	if d.Verify.Timeout < 0 {
+		problem("post_deploy_verify.timeout", "is negative")
 	}
 	if d.Verify.Attempts < 0 || d.Verify.Attempts > maxAttempts {
-		problem("post_deploy_verify.attempts %d must be 1 to %d", d.Verify.Attempts, maxAttempts)
+		problem("post_deploy_verify.attempts", "%d must be 1 to %d", d.Verify.Attempts, maxAttempts)
 	}
 	for _, e := range d.Verify.Endpoints {
-		if err := e.check(); err != nil {
-			problems = append(problems, err)
+		if p, ok := e.problem(); ok {
+			found = append(found, p)
 		}
 	}
-	return errors.Join(problems...)
+	return found
 }
 
 const (
@@ -168,11 +194,11 @@ const (
 // reload and a verification (two with several files, see serve), and the same once more for
 // the rollback.
 func (d Deployment) Longest() time.Duration {
-	d = d.withDefaults()
+	d = d.WithDefaults()
 	command := d.CommandTimeout + killDelay
 	endpoint := time.Duration(0)
 	for attempt := range d.Verify.Attempts {
-		endpoint += 2*d.Verify.Timeout + 2*pause(attempt) // two connections (see probe), and jitter
+		endpoint += 2*d.Verify.Timeout + 2*d.Verify.pause(attempt) // two connections (see probe), and jitter
 	}
 	rounds := time.Duration(2)
 	if d.CertPath != d.KeyPath || d.ChainPath != "" {

@@ -168,9 +168,9 @@ func wantContents(t testing.TB, d Deployment, m Material) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := plan(d.withDefaults(), c)
+	files, err := plan(d.WithDefaults(), c)
 	if err == nil {
-		err = ownAll(d.withDefaults(), files)
+		err = ownAll(d.WithDefaults(), files)
 	}
 	if err != nil {
 		t.Fatal(err)

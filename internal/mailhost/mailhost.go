@@ -16,6 +16,7 @@ package mailhost
 
 import (
 	"context"
+	"crypto/x509"
 	"time"
 
 	"github.com/certpost/certpost/internal/verdict"
@@ -53,6 +54,10 @@ type Result struct {
 	Notes []string
 	// Served is what each endpoint served; nil if nothing was verified.
 	Served []Served
+	// Backup says that there is a backup of another certificate, which Former can put back.
+	Backup bool
+	// Leaf is the certificate that the files have now.
+	Leaf *x509.Certificate
 }
 
 // Deploy puts the certificate onto the host.

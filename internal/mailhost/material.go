@@ -1,6 +1,7 @@
 package mailhost
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -20,6 +21,13 @@ type Material struct {
 	// Key is the leaf's private key in PEM, not encrypted. Deploy only reads it; the caller
 	// clears it.
 	Key []byte
+	// File, if not nil, is deployed instead, as the only file: a key store, or another format
+	// than PEM. CertPath and KeyPath are the same then, and ChainPath is empty. The caller
+	// has checked that it belongs to Bundle and Key.
+	File []byte
+	// Same reports whether a file on the host has the same content as File in other bytes, as
+	// encrypted ones have each time; nil: the bytes are compared.
+	Same func(present []byte) bool
 }
 
 // contents are the parts that the files are made of.
@@ -28,6 +36,9 @@ type contents struct {
 	chain []*x509.Certificate
 	// The same in PEM, encoded again: nothing else of the event's text gets into a file.
 	leafPEM, chainPEM, keyPEM []byte
+	// Of Material.
+	file []byte
+	same func(present []byte) bool
 }
 
 // encode checks that the key is that of the leaf and encodes all parts. The daemons'
@@ -36,6 +47,9 @@ type contents struct {
 func encode(m Material) (*contents, error) {
 	if m.Bundle == nil || m.Bundle.Leaf == nil {
 		return nil, fail(verdict.SMTPPayload, StepCheck, "there is no certificate")
+	}
+	if m.File != nil {
+		return &contents{leaf: m.Bundle.Leaf, chain: m.Bundle.Chain, file: bytes.Clone(m.File), same: m.Same}, nil
 	}
 	if len(m.Key) == 0 {
 		return nil, fail(verdict.SMTPPayload, StepCheck, "a mail host needs the private key, but the event has no private_key; publish the event again with private_key")
@@ -58,17 +72,28 @@ func encode(m Material) (*contents, error) {
 }
 
 // clear overwrites the key.
-func (c *contents) clear() { clear(c.keyPEM) }
+func (c *contents) clear() {
+	clear(c.keyPEM)
+	clear(c.file)
+}
 
 // clockSkew is how far in the future notBefore may be: CAs set it from their own clock.
 const clockSkew = 5 * time.Minute
 
 // check refuses what a server could load and clients would not accept.
 func (c *contents) check(d Deployment, now time.Time) error {
+	if c.file != nil {
+		return c.checkPublic(d, now)
+	}
 	// What a server does when it loads the files.
 	if _, err := tls.X509KeyPair(slices.Concat(c.leafPEM, c.chainPEM), c.keyPEM); err != nil {
 		return fail(verdict.SMTPPayload, StepCheck, "the certificate %s cannot be loaded with its key", payload.ShortName(c.leaf))
 	}
+	return c.checkPublic(d, now)
+}
+
+// checkPublic is check without the key.
+func (c *contents) checkPublic(d Deployment, now time.Time) error {
 	if c.leaf.IsCA {
 		return fail(verdict.SMTPPayload, StepCheck, "%s is a CA's certificate, not a server's; publish the leaf", payload.ShortName(c.leaf))
 	}

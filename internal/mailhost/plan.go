@@ -25,7 +25,8 @@ type file struct {
 	sum      string // its SHA-256, hexadecimal
 	former   bool   // the path had a file before
 	mode     fs.FileMode
-	uid, gid int // -1: as before, or as this process
+	uid, gid int                       // -1: as before, or as this process
+	same     func(present []byte) bool // see Material
 }
 
 // The names beside a file.
@@ -57,7 +58,12 @@ func plan(d Deployment, c *contents) ([]*file, error) {
 		chain = &file{path: path, variable: "CERTPOST_NEW_CHAIN", data: c.chainPEM, mode: fs.FileMode(d.CertMode)}
 	}
 	var files []*file
-	if cert == key {
+	if c.file != nil {
+		if cert != key || chain != nil {
+			return nil, fail(verdict.TargetInvalid, StepPaths, "this payload is one file: leave out key_path and chain_path")
+		}
+		files = []*file{{path: cert, variable: "CERTPOST_NEW_CERT", data: bytes.Clone(c.file), mode: fs.FileMode(d.KeyMode), holdsKey: true, same: c.same}}
+	} else if cert == key {
 		files = []*file{{path: key, variable: "CERTPOST_NEW_CERT", data: slices.Concat(c.keyPEM, leafAndChain), mode: fs.FileMode(d.KeyMode), holdsKey: true}}
 	} else {
 		files = []*file{
@@ -146,7 +152,14 @@ func (f *file) current() (bool, error) {
 		return false, err
 	}
 	uid, gid := ownerOf(info)
-	if info.Mode().Perm() != f.mode || !owns(f.uid, uid) || !owns(f.gid, gid) || info.Size() != int64(len(f.data)) {
+	if info.Mode().Perm() != f.mode || !owns(f.uid, uid) || !owns(f.gid, gid) {
+		return false, nil
+	}
+	if f.same != nil {
+		present, err := readFile(f.path)
+		return err == nil && f.same(present), err
+	}
+	if info.Size() != int64(len(f.data)) {
 		return false, nil
 	}
 	sum, err := digest(f.path)

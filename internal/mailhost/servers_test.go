@@ -129,7 +129,7 @@ func (s *servers) each(t *testing.T, test func(t *testing.T, d Deployment)) {
 // wantServed checks that every endpoint serves a certificate.
 func wantServed(t testing.TB, d Deployment, m Material) {
 	t.Helper()
-	tr := &transaction{Deployer: deployer(), ctx: t.Context(), d: d.withDefaults()}
+	tr := &transaction{Deployer: deployer(), ctx: t.Context(), d: d.WithDefaults()}
 	if err := tr.verify(m.Bundle.Leaf, m.Bundle.Chain); err != nil {
 		t.Error(err)
 	}
@@ -152,7 +152,7 @@ func TestServersServeWhatIsDeployed(t *testing.T) {
 					}
 					wantContents(t, d, m)
 				}
-				if r, err := deployer().Former(t.Context(), d); err != nil || len(r.Served) != len(d.Verify.Endpoints) {
+				if r, err := deployer().Former(t.Context(), d, ""); err != nil || len(r.Served) != len(d.Verify.Endpoints) {
 					t.Errorf("%+v, %v", r, err)
 				}
 			})
@@ -192,7 +192,7 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 				before := snapshot(t, pathOf(d))
 				bundle, err := payload.ParseBundle(c.cert)
 				if err == nil {
-					_, err = deployer().Deploy(t.Context(), d, Material{bundle, c.key})
+					_, err = deployer().Deploy(t.Context(), d, Material{Bundle: bundle, Key: c.key})
 				}
 				if err == nil {
 					t.Error("deployed")
@@ -208,7 +208,7 @@ func TestWrongFilesAreNeverServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustDeploy(t, deployer(), d, Material{bundle, key}, Deployed)
+		mustDeploy(t, deployer(), d, Material{Bundle: bundle, Key: key}, Deployed)
 		// Files that somebody else has broken are replaced, with the modes that they should have.
 		if err := errors.Join(os.WriteFile(d.CertPath, []byte("garbage"), 0o600), os.Chmod(d.KeyPath, 0o644), os.Remove(d.CertPath+"x"), nil); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
@@ -308,7 +308,7 @@ func TestRotationUnderConnections(t *testing.T) {
 					return slices.ContainsFunc(deployed, c.Equal)
 				}
 				e := d.Verify.Endpoints[0]
-				v := d.withDefaults().Verify
+				v := d.WithDefaults().Verify
 				c := connectAllTheTime(t, v, e, known)
 				var last Material
 				for range 15 {

@@ -45,17 +45,18 @@ func (e Endpoint) protocol() Protocol {
 	return ProtocolOf(e.Address)
 }
 
-func (e Endpoint) check() error {
+// problem returns what is wrong with the endpoint, if anything is.
+func (e Endpoint) problem() (p Problem, found bool) {
 	if _, _, err := net.SplitHostPort(e.Address); err != nil {
-		return fmt.Errorf("post_deploy_verify.endpoint %q is not host:port", legible.Clean(e.Address, 255))
+		return Problem{"post_deploy_verify.endpoint", fmt.Sprintf("%q is not host:port", legible.Clean(e.Address, 255))}, true
 	}
 	switch e.protocol() {
 	case SMTP, LMTP, IMAP, POP3, Sieve, TLS:
-		return nil
+		return Problem{}, false
 	case "":
-		return fmt.Errorf("post_deploy_verify.protocol is required for %s: no protocol is usual for its port", legible.Clean(e.Address, 255))
+		return Problem{"post_deploy_verify.protocol", fmt.Sprintf("is required for %s: no protocol is usual for its port; use smtp, lmtp, imap, pop3, sieve or tls", legible.Clean(e.Address, 255))}, true
 	}
-	return fmt.Errorf("post_deploy_verify.protocol %q is unknown; use smtp, lmtp, imap, pop3, sieve or tls", legible.Clean(string(e.Protocol), 40))
+	return Problem{"post_deploy_verify.protocol", fmt.Sprintf("%q is unknown; use smtp, lmtp, imap, pop3, sieve or tls", legible.Clean(string(e.Protocol), 40))}, true
 }
 
 var (

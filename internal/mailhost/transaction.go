@@ -38,7 +38,7 @@ func (h Deployer) begin(ctx context.Context, d Deployment, c *contents) (*transa
 	if supported != nil {
 		return nil, fail(verdict.DeployWrite, StepPaths, "%s", supported)
 	}
-	d = d.withDefaults()
+	d = d.WithDefaults()
 	files, err := plan(d, c)
 	if err != nil {
 		return nil, err
@@ -291,7 +291,7 @@ func (t *transaction) commit() {
 }
 
 func (t *transaction) result(state State) *Result {
-	return &Result{State: state, Done: t.done, Notes: t.notes, Served: t.served}
+	return &Result{State: state, Done: t.done, Notes: t.notes, Served: t.served, Leaf: t.want.leaf, Backup: hasOther(t.files, t.want.leaf)}
 }
 
 func (t *transaction) did(text string, args ...any) {

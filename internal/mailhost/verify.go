@@ -77,7 +77,7 @@ func (t *transaction) verifyAll(accept func(*tls.ConnectionState) error) error {
 		var err error
 		for attempt := range v.Attempts {
 			if attempt > 0 {
-				backoff.Sleep(t.ctx, backoff.Jitter(pause(attempt-1)))
+				backoff.Sleep(t.ctx, backoff.Jitter(v.pause(attempt-1)))
 			}
 			var s *Served
 			if s, err = v.probe(t.ctx, e, accept); err == nil {
@@ -95,7 +95,7 @@ func (t *transaction) verifyAll(accept func(*tls.ConnectionState) error) error {
 }
 
 // pause is the time after an attempt, from 0.
-func pause(attempt int) time.Duration { return min(250*time.Millisecond<<attempt, 5*time.Second) }
+func (v Verification) pause(attempt int) time.Duration { return min(v.Backoff<<attempt, v.MaxBackoff) }
 
 // probe makes one connection. A server with certificates of two kinds of key serves the
 // kind that it prefers; if that is not accepted, the other kind is asked for as well.

@@ -85,7 +85,7 @@ func TestSignaturesOfKeptLinksAlone(t *testing.T) {
 	for range 20 {
 		certs = append(certs, lab.Issue(t, p.Root, lab.SeededKey(1), "Another CA", lab.AsCA).Certificate)
 	}
-	c := climber{bundle: &Bundle{Leaf: certs[0]}, certs: certs, seen: map[*x509.Certificate]bool{certs[0]: true}}
+	c := climber{bundle: &Bundle{Leaf: certs[0]}, certs: certs, issued: signed, seen: map[*x509.Certificate]bool{certs[0]: true}}
 	if err := c.climb(certs[0]); err != nil || c.checked != 2 || len(c.bundle.Chain) != 2 {
 		t.Errorf("%d signatures checked for a chain of %d: %v", c.checked, len(c.bundle.Chain), err)
 	}

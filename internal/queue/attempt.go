@@ -80,7 +80,17 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		j.dead(failure)
 		return
 	}
+	lane, moved := j.movedAway()
+	if moved && !r.set.OnlyHost {
+		j.moveTo(ctx, lane)
+		return
+	}
 	if !j.due(ctx) {
+		return
+	}
+	if moved { // an agent may not publish in other lanes
+		j.settle(ctx, nil, verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve,
+			fmt.Sprintf("target %s is in lane %s by the definitions on this mail host: correct them here, or replay once they are the same everywhere", j.target, lane)))
 		return
 	}
 	r.reached(pointDue)
@@ -182,9 +192,11 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.finish("dead", nil)
 		return false
-	case left > 0:
+	case left > 0 && !verdict.OnHost(j.lane.name): // the files of a host have a lock of their own
 		j.nak(left+backoff.Jitter(time.Second), nil)
 		return false
+	case entry.State == broker.StateSending && verdict.OnHost(j.lane.name):
+		// A deployment is repeated without harm: the same files are `unchanged`.
 	case entry.State == broker.StateSending:
 		j.entry.Uncertain, j.entry.Consented = true, false
 	case entry.State == broker.StateWaiting && entry.Decided():

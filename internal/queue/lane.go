@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // reconcileEvery is the time between two comparisons of the lanes with the stream: a
@@ -24,7 +25,9 @@ const reconcileEvery = 5 * time.Second
 const fetchWait = 2 * time.Second
 
 // lanes are all lanes that have a consumer, whether a target uses them or not: the
-// deliveries for a removed target must be settled too.
+// deliveries for a removed target must be settled too. The lane of a mail host gets its
+// consumer from any process, and is served by the one on that host: what waits there waits
+// for it.
 type lanes struct {
 	r             *Runner
 	every         time.Duration // between reconciles
@@ -86,9 +89,12 @@ func (ls *lanes) run(ctx, work context.Context) {
 
 // reconcile ensures that the streams exist with their settings, that every lane of a
 // target has its consumer with its settings, and that no message is stranded or stray. It
-// returns all lanes that have a consumer. A lane that cannot get its consumer does not
-// keep the others from theirs.
+// returns all lanes that have a consumer and that this process serves. A lane that cannot get
+// its consumer does not keep the others from theirs.
 func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
+	if ls.r.set.OnlyHost {
+		return ls.reconcileHost(ctx)
+	}
 	err := ls.r.EnsureTopology(ctx)
 	ls.r.setChecked(err)
 	if err != nil {
@@ -110,7 +116,9 @@ func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 			continue
 		}
 		now.byLane[name] = info.AckFloor.Stream
-		ls.checkProgress(name, info)
+		if ls.r.serves(name) {
+			ls.checkProgress(name, info)
+		}
 		if info.Paused || len(ls.r.ConsumerDifferences(info.Config, ls.r.laneConsumer(name))) > 0 {
 			want[name] = true // changed by another client: restore it
 		} else {
@@ -130,7 +138,7 @@ func (ls *lanes) reconcile(ctx, work context.Context) ([]string, error) {
 		ls.forget(name)
 		have[name] = ls.ensure(ctx, name) == nil || now.has(name)
 	}
-	maps.DeleteFunc(have, func(_ string, has bool) bool { return !has })
+	maps.DeleteFunc(have, func(name string, has bool) bool { return !has || !ls.r.serves(name) })
 	return slices.Collect(maps.Keys(have)), ls.settleLeftovers(ctx, work, stream, now, want)
 }
 
@@ -217,10 +225,16 @@ func (ls *lanes) open(ctx context.Context, name string) error {
 	ls.mu.Lock()
 	_, running := ls.running[name]
 	ls.mu.Unlock()
-	if !running {
+	if !running && ls.r.serves(name) {
 		ls.check()
 	}
 	return nil
+}
+
+// serves reports whether this process makes the deliveries of a lane: those of a mail host
+// only if it runs there.
+func (r *Runner) serves(lane string) bool {
+	return !verdict.OnHost(lane) && !r.set.OnlyHost || lane == r.set.HostLane
 }
 
 // check requests a reconcile now.

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -63,6 +65,29 @@ func (ls *lanes) moveOn(ctx context.Context, stream jetstream.Stream, subjects m
 		}
 	}
 	return nil
+}
+
+// movedAway returns the lane of the delivery's target if this process cannot make the delivery,
+// because the target has become one on a mail host, or is on another one now.
+func (j *job) movedAway() (lane string, moved bool) {
+	lane, ok := j.r.courier.LaneOf(j.target)
+	return lane, ok && lane != j.lane.name && !j.r.serves(lane)
+}
+
+// moveTo publishes the delivery again in the lane of its target, and acknowledges it. If it was
+// settled already, the process there finds that out.
+func (j *job) moveTo(ctx context.Context, lane string) {
+	raw := &jetstream.RawStreamMsg{Subject: j.msg.Subject(), Sequence: j.seq, Header: j.msg.Headers(), Data: j.msg.Data(), Time: j.since}
+	err := j.r.lanes.ensure(ctx, lane)
+	if err == nil {
+		err = j.r.republish(ctx, raw, lane, j.target)
+	}
+	if err != nil {
+		j.nak(backoff.Jitter(5*time.Second), fmt.Errorf("move the delivery to lane %s: %w", lane, err))
+		return
+	}
+	j.r.log.Info().Str("event", j.event.ID).Str("target", j.target).Str("lane", lane).Msg("moved a delivery to the lane of the mail host that its target is on now")
+	j.ack()
 }
 
 // paused returns the lanes from which this process fetches nothing, and of which it has

@@ -155,6 +155,9 @@ func (r *Runner) probe(ctx context.Context) {
 	for ctx.Err() == nil {
 		var wg sync.WaitGroup
 		for _, name := range r.progress.silent(time.Now()) {
+			if name == broker.EventsStream && r.set.OnlyHost {
+				continue // an agent has nothing to do with events
+			}
 			wg.Go(func() {
 				once, cancel := context.WithTimeout(ctx, r.RequestTimeout())
 				defer cancel()

@@ -34,6 +34,8 @@ type replicaSet struct {
 	pauses           *relayPauses
 	heartbeatRequest chan struct{} // requests a heartbeat now
 
+	hostSeen time.Time // when the last record of sawHost was written; owned by runHeartbeats
+
 	mu        sync.Mutex
 	joined    time.Time
 	others    map[string]peer // by id
@@ -294,10 +296,33 @@ func (rs *replicaSet) expired(now time.Time) (list []broker.Suspension) {
 // them.
 func (r *Runner) Suspensions() []broker.Suspension { return r.replicas.inForce(time.Now()) }
 
+// hostSeenEvery is the time between two records that this process runs on its mail host. One
+// is written at the end, too.
+const hostSeenEvery = time.Minute
+
+// sawHost records that this process runs on a mail host, so that the others can say since when it
+// is away.
+func (rs *replicaSet) sawHost(ctx context.Context, lane string, record func(context.Context, jetstream.KeyValue, string, string) error, process string) {
+	if lane == "" || ctx.Err() == nil && time.Since(rs.hostSeen) < hostSeenEvery {
+		return
+	}
+	once, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := record(once, rs.kv, lane, process); err != nil {
+		rs.log.Debug().Err(err).Str("lane", lane).Msg("it could not be recorded that this process runs on its mail host")
+		return
+	}
+	rs.hostSeen = time.Now()
+}
+
 // tidy ends expired suspensions, so that the audit has a record of it, and removes the
 // keys of ended processes; it stores the new pauses of relays and removes those that are
 // over. All replicas do this; the result is the same.
 func (r *Runner) tidy(ctx context.Context) {
+	r.replicas.sawHost(ctx, r.set.HostLane, r.SawHost, r.owner)
+	if r.set.OnlyHost {
+		return
+	}
 	r.replicas.pauses.store(ctx, r.replicas.kv, r.RequestTimeout())
 	for _, s := range r.replicas.expired(time.Now()) {
 		if err := r.EndSuspension(ctx, r.replicas.kv, s.Lane, s.Revision, broker.ProcessActor(r.owner), "the suspension expired"); err != nil {

@@ -70,6 +70,15 @@ type Settings struct {
 	// Grace is how long deliveries in work may continue after the process was told to
 	// stop.
 	Grace time.Duration
+	// HostLane is the lane of the mail host that this process runs on; "" for none. Other
+	// hosts' lanes are left to the processes there.
+	HostLane string
+	// Host takes the orders for that host; not nil with HostLane.
+	Host Host
+	// OnlyHost makes this process an agent: it serves HostLane and nothing else. It creates no
+	// streams, resolves no events, and looks after nothing but its lane, so it needs the rights
+	// for that lane only (docs/nats-permissions.md).
+	OnlyHost bool
 	// LogAddresses includes the recipients' addresses in the log.
 	LogAddresses bool
 	// Reached, when set, is called at each named point (points.go). Tests kill the
@@ -155,12 +164,17 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { r.replicas.follow(ctx) })
+	if r.set.OnlyHost {
+		wg.Go(func() { r.followSuspension(ctx) })
+	} else {
+		wg.Go(func() { r.replicas.follow(ctx) })
+		wg.Go(func() { r.reconciler.run(ctx) })
+		wg.Go(func() { r.runFanout(ctx, work) })
+	}
 	wg.Go(func() { r.replicas.runHeartbeats(ctx, r.heartbeat, r.tidy, r.setStored) })
 	wg.Go(func() { r.watchStandstills(ctx) })
-	wg.Go(func() { r.reconciler.run(ctx) })
+	wg.Go(func() { r.serveHost(ctx) })
 	wg.Go(func() { r.lanes.run(ctx, work) })
-	wg.Go(func() { r.runFanout(ctx, work) })
 	wg.Go(func() { r.probe(ctx) })
 	wg.Go(func() { r.RunCheckpoints(ctx) })
 	wg.Go(func() {
@@ -219,6 +233,9 @@ func (r *Runner) openRelays(ctx context.Context) error {
 		return err
 	}
 	r.meter = newMeter(kv, r.log, r.standstills.report)
+	if r.set.OnlyHost {
+		return r.openSuspension(ctx, kv)
+	}
 	return r.replicas.open(ctx, kv)
 }
 
@@ -228,7 +245,10 @@ func (r *Runner) prepare(ctx context.Context) error {
 	connected := r.Conn().StatusChanged(nats.CONNECTED)
 	defer r.Conn().RemoveStatusListener(connected)
 	for delay := time.Second; ; delay = min(2*delay, 30*time.Second) {
-		err := r.EnsureTopology(ctx)
+		var err error
+		if !r.set.OnlyHost {
+			err = r.EnsureTopology(ctx)
+		}
 		if err == nil {
 			err = r.PrepareAudit(ctx)
 		}
@@ -238,7 +258,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 		if err == nil {
 			err = r.openRelays(ctx)
 		}
-		if err == nil {
+		if err == nil && !r.set.OnlyHost { // the others' key is not for a mail host: it reads deliveries as unsealed ones
 			r.seal, err = r.OpenSeal(ctx)
 		}
 		if err == nil {

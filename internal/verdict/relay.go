@@ -1,9 +1,19 @@
 package verdict
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // SharedLanePrefix is the prefix of the names of lanes that several relays share.
 const SharedLanePrefix = "shared-"
+
+// HostLanePrefix is the prefix of the names of mail hosts' lanes. Only the process on that host
+// serves such a lane.
+const HostLanePrefix = "host-"
+
+// OnHost reports whether a lane is that of a mail host.
+func OnHost(lane string) bool { return strings.HasPrefix(lane, HostLanePrefix) }
 
 // Breaker is the state of a relay's circuit breaker in one process, which follows
 // from the last connections of that process to the relay.

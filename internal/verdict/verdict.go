@@ -94,7 +94,7 @@ func Classes() []Class { return []Class{Network, Auth, IOTransient, IOPermanent,
 // Phases are all phases, in the order of a delivery.
 func Phases() []Phase {
 	return []Phase{PhaseDecode, PhaseSource, PhaseResolve, PhaseSecrets, PhasePayload, PhaseRender, PhaseConnect, PhaseBanner, PhaseEHLO, PhaseSTARTTLS, PhaseTLS,
-		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseSettle}
+		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseWrite, PhaseValidate, PhaseReload, PhaseVerify, PhaseSettle}
 }
 
 // Certainties are all certainties.
@@ -138,6 +138,10 @@ const (
 	PhaseClaim    Phase = "claim"    // the ledger's lease, just before DATA
 	PhaseData     Phase = "data"     // the DATA command
 	PhaseContent  Phase = "content"  // the bytes and the reply to the final dot
+	PhaseWrite    Phase = "write"    // of a deployment: checking the paths, writing and replacing the files
+	PhaseValidate Phase = "validate" // the target's validate_command
+	PhaseReload   Phase = "reload"   // the target's reload_command
+	PhaseVerify   Phase = "verify"   // asking the program for its certificate
 	PhaseSettle   Phase = "settle"   // ledger and acknowledgement
 )
 
@@ -163,6 +167,29 @@ type Outcome struct {
 	EnhancedCode string    `json:"enhanced_code,omitempty"` // RFC 3463, "" when there was none
 	Reply        string    `json:"reply,omitempty"`         // the relay's text, cleaned and cut
 	Certainty    Certainty `json:"certainty"`               // NotSent unless the relay may have taken the content
+	Rollback     Rollback  `json:"rollback,omitempty"`      // of a deployment; "" for mails, which have none
+}
+
+// Rollback says how a failed deployment left the files and the program on its mail host.
+type Rollback string
+
+// The outcomes of a rollback.
+const (
+	RollbackNotNeeded    Rollback = "not-needed"    // no file had been replaced
+	RollbackRestored     Rollback = "restored"      // the former files are back and served
+	RollbackFailed       Rollback = "failed"        // somebody has to look at the host; the reason says what is there
+	RollbackNotSupported Rollback = "not-supported" // a mail: what was sent cannot be taken back
+)
+
+// RollbackOf returns the outcome of the rollback of a delivery in a lane that failed.
+func RollbackOf(o Outcome, lane string) Rollback {
+	switch {
+	case o.Rollback != "":
+		return o.Rollback
+	case OnHost(lane):
+		return RollbackNotNeeded // it failed before the files
+	}
+	return RollbackNotSupported
 }
 
 // Definite returns the outcome with a certainty. An empty one means NotSent: code that sends
@@ -271,7 +298,8 @@ func RefusedAll(refusals []Refusal) *Failure {
 	return f
 }
 
-// Receipt records a mail that the relay accepted.
+// Receipt records a mail that the relay accepted, or a deployment onto a mail host: that has
+// Host, State and Steps, and nothing of relay and mail.
 type Receipt struct {
 	Relay       string            `json:"relay"` // host:port
 	ReplyCode   int               `json:"reply_code"`
@@ -292,6 +320,42 @@ type Receipt struct {
 	DSN         bool              `json:"dsn,omitempty"`      // the relay was told (RFC 3461) that bounces return only headers
 	Warnings    []string          `json:"warnings,omitempty"` // Certpost's texts
 	Timings     Timings           `json:"timings"`
+
+	Host  string   `json:"host,omitempty"`  // the mail host, as in the target
+	State string   `json:"state,omitempty"` // deployed or unchanged
+	Steps []string `json:"steps,omitempty"` // of the deployment, in order
+	// RollbackAvailable says that the host kept the files that were there before. A mail cannot be
+	// taken back: see Remedy.
+	RollbackAvailable bool `json:"rollback_available"`
+	// RolledBack is set when an operator has put the former files back.
+	RolledBack *RolledBack `json:"rolled_back,omitempty"`
+}
+
+// RolledBack says who put the files back that a deployment had replaced.
+type RolledBack struct {
+	At          time.Time    `json:"at"`
+	By          string       `json:"by"`
+	Reason      string       `json:"reason"`
+	Certificate *Certificate `json:"certificate,omitempty"` // that the host serves again
+}
+
+// OnHost reports whether the receipt is of a deployment.
+func (r *Receipt) OnHost() bool { return r.Host != "" }
+
+// CanRollBack reports whether the former files can be put back.
+func (r *Receipt) CanRollBack() bool { return r.RollbackAvailable && r.RolledBack == nil }
+
+// Remedy says what to do where a rollback is not possible.
+func (r *Receipt) Remedy() string {
+	switch {
+	case r.RolledBack != nil:
+		return "the former certificate is back; publish an event with the certificate that the host shall have"
+	case r.CanRollBack():
+		return ""
+	case r.OnHost():
+		return "the host keeps no former files of this deployment; publish an event with the certificate that it shall have"
+	}
+	return "a mail cannot be taken back; if it must not be used, revoke the certificate at its CA"
 }
 
 // KeySent says whether a private key was in a mail.
@@ -311,7 +375,8 @@ func (k KeySent) Sent() bool { return k == KeyClear || k == KeyEncrypted }
 // replaces it: what went out, when, where and to whom.
 func (r *Receipt) Brief() Receipt {
 	return Receipt{Relay: r.Relay, ReplyCode: r.ReplyCode, QueueID: r.QueueID, MessageID: r.MessageID, TLS: r.TLS, Definition: r.Definition,
-		At: r.At, Payload: r.Payload, Files: r.Files, PrivateKey: r.PrivateKey, Recipients: r.Recipients, Size: r.Size}
+		At: r.At, Payload: r.Payload, Files: r.Files, PrivateKey: r.PrivateKey, Recipients: r.Recipients, Size: r.Size,
+		Host: r.Host, State: r.State, RolledBack: r.RolledBack}
 }
 
 // Timings says how long the parts of an attempt took.

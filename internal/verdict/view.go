@@ -25,7 +25,10 @@ type TargetView struct {
 	Disabled bool     `json:"disabled,omitempty"`
 	Lane     string   `json:"lane"`
 	Relays   []string `json:"relays"` // host:port, in the order in which they are tried
-	Payload  string   `json:"payload"`
+	// Host is the mail host of a target of type postfix, dovecot or file; such a target has no
+	// relays.
+	Host    string `json:"host,omitempty"`
+	Payload string `json:"payload"`
 	// Version is the version of the definition: eight hexadecimal digits, equal for
 	// equal settings.
 	Version string   `json:"version"`

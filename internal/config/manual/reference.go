@@ -153,6 +153,8 @@ func kind(t reflect.Type, tag reflect.StructTag) string {
 		return "`" + strings.Join(words(tag), "` `") + "`"
 	case kind == reflect.Pointer:
 		return kindOf(t.Elem(), tag)
+	case kind == reflect.Slice && config.IsScalar(t):
+		return "text, or list of words"
 	case kind == reflect.Slice && t.Elem().Kind() == reflect.Struct:
 		return "list of mappings"
 	case kind == reflect.Slice:

@@ -142,6 +142,8 @@ func (w *schemaWriter) of(t reflect.Type, tag reflect.StructTag) object {
 		return w.of(t.Elem(), tag)
 	case config.IsScalar(t) && kind == reflect.Struct && len(config.Settings(t)) > 0:
 		return object{{"anyOf", []object{{{"type", "string"}}, w.reference(t)}}}
+	case config.IsScalar(t) && kind == reflect.Slice:
+		return object{{"anyOf", []object{{{"type", "string"}}, {{"type", []string{"array", "null"}}, {"items", w.of(t.Elem(), "")}}}}}
 	case config.IsScalar(t):
 		return text(tag.Get("pattern"))
 	case kind == reflect.Struct:
