@@ -157,6 +157,9 @@ func TestServiceAnswers(t *testing.T) {
 		t.Errorf("audit: %+v", records)
 	}
 
+	o.until("the replayed letter is off the list", func() bool {
+		return len(asked[desk.Listing](c, "dead.list", `{"filter": {"target": "nobody"}}`).Letters) == 4
+	})
 	// The rest is replayed by a run, on which the running program works.
 	started := asked[service.OrderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "fixed", "rate": "100/s", "by": "night job"}`)
 	if started.Run == nil || started.Frozen.Count != 4 {
