@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/lab"
 )
@@ -84,33 +81,6 @@ func TestEncryptedMailsAreOpened(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// NSS, the library of Thunderbird, opens mails to RSA.
-func TestNSSOpensMails(t *testing.T) {
-	t.Parallel()
-	certutil, pk12util, cmsutil := lab.Need(t, "certutil"), lab.Need(t, "pk12util"), lab.Need(t, "cmsutil")
-	to := recipient(t, "rsa")
-	dir := t.TempDir()
-	p12, store, file := filepath.Join(dir, "key.p12"), filepath.Join(dir, "nss"), filepath.Join(dir, "smime.p7m")
-	data, err := pkcs12.Modern2023.Encode(to.Key, to.Certificate, nil, "secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.Write(t, p12, data)
-	if err := os.Mkdir(store, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	lab.Output(t, certutil, "-N", "-d", store, "--empty-password")
-	lab.Output(t, pk12util, "-i", p12, "-W", "secret", "-d", store)
-	der, err := Encrypt([]*x509.Certificate{to.Certificate}, []byte(mail), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.Write(t, file, der)
-	if got := lab.Output(t, cmsutil, "-D", "-d", store, "-i", file); got != mail {
-		t.Errorf("NSS reads %q", got)
 	}
 }
 
