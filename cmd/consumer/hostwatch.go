@@ -15,23 +15,21 @@ import (
 // hostWatch looks at the certificates of this mail host: when they expire, and whether the programs
 // still serve what was deployed. Somebody may have restored a file, or changed a server's settings.
 type hostWatch struct {
+	hourly // also ordered when something was deployed, or the definitions have changed
+
 	certificates func(context.Context) []delivery.HostCertificate
 	log          zerolog.Logger
 	expiry       *prometheus.GaugeVec
 	otherwise    *prometheus.GaugeVec
-	again        chan struct{} // something was deployed, or the definitions have changed
 
 	mu   sync.Mutex
 	seen []delivery.HostCertificate
 	said map[string]bool // what the log has said today
 }
 
-// hostEvery is how often the host is looked at.
-const hostEvery = time.Hour
-
 func newHostWatch(certificates func(context.Context) []delivery.HostCertificate, registry prometheus.Registerer, log zerolog.Logger) *hostWatch {
 	labels := []string{"target", "where"}
-	w := &hostWatch{certificates: certificates, log: log, again: make(chan struct{}, 1), said: map[string]bool{},
+	w := &hostWatch{certificates: certificates, log: log, hourly: newHourly(), said: map[string]bool{},
 		expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "certpost_mail_host_certificate_expiry_timestamp_seconds",
 			Help: "When a certificate on this mail host expires, in seconds since 1970: that of a target's file, or served at an endpoint."}, labels),
 		otherwise: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "certpost_mail_host_served_otherwise",
@@ -40,27 +38,7 @@ func newHostWatch(certificates func(context.Context) []delivery.HostCertificate,
 	return w
 }
 
-func (w *hostWatch) run(ctx context.Context) {
-	tick := time.NewTicker(hostEvery)
-	defer tick.Stop()
-	for {
-		w.look(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-w.again:
-		}
-	}
-}
-
-// check orders a look now.
-func (w *hostWatch) check() {
-	select {
-	case w.again <- struct{}{}:
-	default: // ordered already
-	}
-}
+func (w *hostWatch) run(ctx context.Context) { w.every(ctx, w.look) }
 
 func (w *hostWatch) look(ctx context.Context) {
 	seen, now := w.certificates(ctx), time.Now()

@@ -17,21 +17,19 @@ import (
 // keyWatch looks at the keys that mails are encrypted to: one that ends unnoticed stops its
 // target's mails.
 type keyWatch struct {
+	hourly // also ordered when the definitions have changed
+
 	keys    func(context.Context) []delivery.RecipientKey
 	log     zerolog.Logger
 	soonest prometheus.Gauge
-	again   chan struct{} // the definitions have changed
 
 	mu   sync.Mutex
 	ends []delivery.RecipientKey // that cannot be used, or not for much longer
 	said map[string]bool         // what the log has said of them today
 }
 
-// keysEvery is how often the keys are read: an expiry is a matter of days.
-const keysEvery = time.Hour
-
 func newKeyWatch(keys func(context.Context) []delivery.RecipientKey, registry prometheus.Registerer, log zerolog.Logger) *keyWatch {
-	w := &keyWatch{keys: keys, log: log, again: make(chan struct{}, 1), said: map[string]bool{}, soonest: prometheus.NewGauge(prometheus.GaugeOpts{
+	w := &keyWatch{keys: keys, log: log, hourly: newHourly(), said: map[string]bool{}, soonest: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "certpost_recipient_key_expiry_timestamp_seconds",
 		Help: "When the first of the keys that mails are encrypted to expires, in seconds since 1970; 0 if none expires.",
 	})}
@@ -39,27 +37,7 @@ func newKeyWatch(keys func(context.Context) []delivery.RecipientKey, registry pr
 	return w
 }
 
-func (w *keyWatch) run(ctx context.Context) {
-	tick := time.NewTicker(keysEvery)
-	defer tick.Stop()
-	for {
-		w.look(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-w.again:
-		}
-	}
-}
-
-// check orders a look now.
-func (w *keyWatch) check() {
-	select {
-	case w.again <- struct{}{}:
-	default: // ordered already
-	}
-}
+func (w *keyWatch) run(ctx context.Context) { w.every(ctx, w.look) }
 
 func (w *keyWatch) look(ctx context.Context) {
 	keys := w.keys(ctx)
