@@ -107,8 +107,19 @@ func (t *Target) outside(place string, addresses []string) string {
 		if !t.mayGoTo(box) {
 			return "becomes " + shown + ", whose domain is not in to_domains"
 		}
+		if box.routed() {
+			return "becomes " + shown + ", which a relay may send on to another domain: want no @, %, !, : or quotes before the @"
+		}
 	}
 	return ""
+}
+
+// routed reports whether relays may read the address as a route, and send the mail on to a
+// host that is named before the @ (RFC 5321 appendix F.2; RFC 1123 section 5.2.16). Postfix
+// does for those it trusts, as it does a sender who has logged in: x%b.example@a.example and
+// "x@b.example"@a.example go to x@b.example if a.example is its own domain.
+func (b mailbox) routed() bool {
+	return strings.ContainsAny(string(b[:strings.LastIndexByte(string(b), '@')]), `@%!:"\\`)
 }
 
 func (t *Target) mayGoTo(box mailbox) bool {

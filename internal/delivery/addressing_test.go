@@ -13,6 +13,9 @@ import (
 
 // A personal certificate goes to its owner: the addresses in it, or those of labels, fill the
 // recipients, and to_domains says how far the author of an event can reach.
+//
+// Fault: an event's label or its certificate's e-mail address leads out of `to_domains`, also by a route such as
+// `eve%evil.example@example.com`. Result: dead (SMTP_VALIDATION); nothing is sent, to nobody.
 func TestRecipientsFromEvents(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -33,7 +36,20 @@ func TestRecipientsFromEvents(t *testing.T) {
 		"another domain":              {to: []string{"{email}"}, domains: []string{"example.com"}, emails: []string{"ada@example.com", "eve@evil.example"}, refused: "eve@evil.example, whose domain is not in to_domains"},
 		"a domain below":              {to: []string{"{email}"}, domains: []string{"example.com"}, emails: []string{"ada@mail.example.com"}, refused: "not in to_domains"},
 		"a second @":                  {to: []string{"{labels.team}@example.com"}, domains: []string{"example.com"}, labels: map[string]string{"team": "eve@evil.example,x"}, refused: "which is no address"},
-		"quoted second @":             {to: []string{"{labels.team}@example.com"}, domains: []string{"example.com"}, labels: map[string]string{"team": `"eve@evil.example"`}, want: []string{`"eve@evil.example"@example.com`}},
+		"quoted second @":             {to: []string{"{labels.team}@example.com"}, domains: []string{"example.com"}, labels: map[string]string{"team": `"eve@evil.example"`}, refused: "may send on to another domain"},
+		"a route with %":              {to: []string{"{labels.team}@example.com"}, domains: []string{"example.com"}, labels: map[string]string{"team": "eve%evil.example"}, refused: "may send on to another domain"},
+		"a route with % in quotes":    {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": `"eve%evil.example"@example.com`}, refused: "may send on to another domain"},
+		"a route with !":              {to: []string{"{email}"}, domains: []string{"example.com"}, emails: []string{"evil.example!eve@example.com"}, refused: "may send on to another domain"},
+		"an escaped @":                {to: []string{"{labels.team}@example.com"}, domains: []string{"example.com"}, labels: map[string]string{"team": `"eve\@evil.example"`}, refused: "may send on to another domain"},
+		"a route of the RFC":          {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": "@example.com:eve@evil.example"}, refused: "which is no address"},
+		"an address literal":          {to: []string{"{labels.owner}"}, domains: []string{"**.example.com"}, labels: map[string]string{"owner": "eve@[192.0.2.1]"}, refused: "not in to_domains"},
+		"a dot at the end":            {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": "ada@example.com."}, refused: "which is no address"},
+		"the name as a prefix":        {to: []string{"{labels.owner}"}, domains: []string{"example.com", "*.example.com"}, labels: map[string]string{"owner": "eve@example.com.evil.example"}, refused: "not in to_domains"},
+		"an internationalised domain": {to: []string{"{labels.owner}"}, domains: []string{"bücher.example"}, labels: map[string]string{"owner": "ada@BÜCHER.example"}, want: []string{"ada@xn--bcher-kva.example"}},
+		"one that looks alike":        {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": "eve@ex\u0430mple.com"}, refused: "not in to_domains"},
+		"a part after a plus":         {to: []string{"{email}"}, domains: []string{"example.com"}, emails: []string{"ada+certs@example.com"}, want: []string{"ada+certs@example.com"}},
+		"one address written twice":   {to: []string{"{email}"}, domains: []string{"example.com"}, emails: []string{"ada@example.com", "ada@EXAMPLE.com"}, want: []string{"ada@example.com"}},
+		"long, with a key in a file":  {to: []string{"{labels.owner}"}, domains: []string{"**.example.com"}, labels: map[string]string{"owner": "a@" + strings.Repeat(strings.Repeat("b", 59)+".", 4) + "example.com"}, want: []string{"a@" + strings.Repeat(strings.Repeat("b", 59)+".", 4) + "example.com"}},
 		"a header more":               {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": "ada@example.com> Bcc: <eve@evil.example"}, refused: "which is no address"},
 		"a place in a place":          {to: []string{"{labels.owner}"}, domains: []string{"example.com"}, labels: map[string]string{"owner": "{email}"}, emails: []string{"eve@evil.example"}, refused: "is no address"},
 		"more than one mail can take": {to: []string{"{email}"}, domains: []string{"example.com"}, emails: manyAddresses(51), refused: "at most 50"},

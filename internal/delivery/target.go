@@ -108,7 +108,9 @@ type Target struct {
 	BCC []string `yaml:"bcc"`
 	// ToDomains are globs on the domains that recipients with {email} or {labels.NAME} may be
 	// in, in to, cc and bcc; * matches any characters except a dot, ** any characters. Other
-	// addresses become a dead letter (SMTP_VALIDATION). Example: [example.com].
+	// addresses become a dead letter (SMTP_VALIDATION), and so do those with @, %, !, :, \ or
+	// quotes before the @, which relays read as a route to another domain. Example:
+	// [example.com].
 	ToDomains []string `yaml:"to_domains"`
 	// AllOrNothing sends the mail to no recipient if the relay refuses one of them.
 	// Otherwise the accepted recipients get it, and the refused ones are retried or
