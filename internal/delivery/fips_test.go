@@ -48,6 +48,10 @@ func protected(t *Target, kind, encodingOf string) {
 	}
 }
 
+func login(t *Target, method string) {
+	t.AuthMethod, t.Username.Plain, t.Password = method, "certs", secrets.Ref{Value: secrets.New([]byte("correct-horse-battery"))}
+}
+
 // to encrypts to the one recipient, with a key from a file.
 func to(kind, file string, oaep bool) func(*Target, string) {
 	return func(t *Target, dir string) {
@@ -83,6 +87,8 @@ var fipsCases = []fipsCase{
 	{"`dkim`, Ed25519", "", func(t *Target, dir string) {
 		t.DKIM = DKIM{Domain: "example.com", Selector: "c1", PrivateKey: secrets.Ref{File: filepath.Join(dir, "dkim-ed25519.key")}}
 	}},
+	fipsPayload("`auth_method: cram-md5`", "auth_method", func(t *Target) { login(t, smtp.AuthCRAMMD5) }),
+	fipsPayload("`auth_method: scram-sha-256`, password from 14 characters", "", func(t *Target) { login(t, smtp.AuthSCRAMSHA256) }),
 }
 
 // fipsResult is what became of a case: Refused has the key of the first problem.

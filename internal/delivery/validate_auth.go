@@ -28,6 +28,9 @@ func (t *Target) validateAuth(v *validation) {
 		}
 		return
 	}
+	if problem := smtp.FIPSProblem(method); problem != "" {
+		v.err("auth_method", "%s", problem)
+	}
 	if t.Username.IsZero() {
 		v.err("username", "is required by auth_method %s", method)
 	}

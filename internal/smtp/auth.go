@@ -122,7 +122,7 @@ func (s *Session) exchange(mechanism smtp.Auth, spoken *[]string) error {
 			challenge = nil // LOGIN ignores the challenge, and the others refuse an empty one
 		}
 		response, err := mechanism.Next(challenge, true)
-		if errors.Is(err, errUnproven) || errors.Is(err, errIterations) {
+		if errors.Is(err, errUnproven) || errors.Is(err, errIterations) || errors.Is(err, errSalt) {
 			return err
 		} else if err != nil {
 			return errAuthRounds

@@ -152,6 +152,7 @@ var (
 	errExtraReply = errors.New("a reply that belongs to no command")
 	errUnproven   = errors.New("the relay did not prove that it knows the password")
 	errIterations = errors.New("SCRAM with too few or too many iterations")
+	errSalt       = errors.New("SCRAM with a salt that FIPS 140-3 does not allow")
 )
 
 // kind classifies the fault by the type of its error, never by its text.
@@ -162,7 +163,7 @@ func (f fault) kind() kind {
 	var network net.Error
 	switch {
 	case errors.Is(f.err, errNoSTARTTLS), errors.Is(f.err, errInjected), isAlert(f.err),
-		errors.Is(f.err, errUnproven), errors.Is(f.err, errIterations):
+		errors.Is(f.err, errUnproven), errors.Is(f.err, errIterations), errors.Is(f.err, errSalt):
 		return untrusted
 	case errors.Is(f.ctx, context.Canceled):
 		return stopped

@@ -144,6 +144,8 @@ func (f fault) tlsReason(now time.Time) string {
 		return f.relay + " sent plaintext after its reply to STARTTLS, as in a man-in-the-middle attack, so nothing was sent; check the network between Certpost and the relay, then replay"
 	case errors.Is(f.err, errUnproven):
 		return f.relay + " did not prove that it knows the password, as SCRAM requires, so nothing was sent; another server may be impersonating the relay: check host and its certificate, then replay"
+	case errors.Is(f.err, errSalt):
+		return f.relay + " requests SCRAM with a salt of fewer than 16 bytes, or a damaged one, which GODEBUG=fips140=only does not allow, so nothing was sent; set the password again in the relay's database, with a longer salt, or use auth_method: plain over TLS, then replay"
 	case errors.Is(f.err, errIterations):
 		return fmt.Sprintf("%s requests SCRAM with an iteration count outside %d to %d, so nothing was sent; fix the relay's password database, then replay", f.relay, minIterations, maxIterations)
 	case replyCode(f.err) != 0:

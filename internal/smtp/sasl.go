@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"crypto/tls"
 	"slices"
 	"strconv"
@@ -23,10 +24,26 @@ func TellsPassword(method string) bool {
 	return true
 }
 
+// minFIPSPassword is the shortest password, in bytes, from which SCRAM may derive its key with
+// GODEBUG=fips140=only: 112 bits (NIST SP 800-131A).
+const minFIPSPassword = 14
+
+// FIPSProblem returns why an auth_method cannot be used with GODEBUG=fips140=only, or "": its
+// library would panic.
+func FIPSProblem(method string) string {
+	if fips140.Enforced() && strings.EqualFold(method, AuthCRAMMD5) {
+		return "cram-md5 cannot be used with GODEBUG=fips140=only, because it requires MD5: want scram-sha-256, or plain over TLS"
+	}
+	return ""
+}
+
 // mechanism returns the client's side of an AUTH method (in upper case), or the reason
 // why the method or the credentials cannot be used.
 func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reason string) {
 	user := s.relay.Username
+	if problem := FIPSProblem(method); problem != "" {
+		return nil, problem + ", then replay"
+	}
 	switch method {
 	case "PLAIN":
 		return smtp.PlainAuth("", user, password, s.relay.Host, true), ""
@@ -41,6 +58,9 @@ func (s *Session) mechanism(method, password string) (mechanism smtp.Auth, reaso
 			if _, err := precis.OpaqueString.String(text); err != nil {
 				return nil, "username or password is empty or has characters that SCRAM does not allow; use another password, or auth_method: plain, then replay"
 			}
+		}
+		if fips140.Enforced() && len(password) < minFIPSPassword {
+			return nil, "GODEBUG=fips140=only does not allow scram-sha-256 with a password of fewer than 14 characters; use a longer password, or auth_method: plain over TLS, then replay"
 		}
 		if s.bindable() && slices.Contains(s.offers.mechanisms(), "SCRAM-SHA-256-PLUS") {
 			return &scram{Auth: smtp.ScramSHA256PlusAuth(user, password, s.tls)}, ""
@@ -91,6 +111,8 @@ func (a *scram) Next(challenge []byte, more bool) ([]byte, error) {
 		return response, nil
 	case a.step == len(begins):
 		return nil, errUnproven
+	case a.step == 2 && fips140.Enforced():
+		return nil, errSalt
 	}
 	return nil, errAuthRounds // go-mail's text may quote the challenge
 }
