@@ -8,6 +8,7 @@ import (
 	"net/mail"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,5 +328,28 @@ func TestSizeLimits(t *testing.T) {
 	exact.redefine(func(t *Target) { t.MaxMessageBytes = len(msg.raw) - 1 })
 	if _, failure := exact.renderNow(); failure == nil {
 		t.Error("a mail one byte above the limit is sent")
+	}
+}
+
+// A key that ends soon is a warning when the targets are loaded: no store has to answer for it.
+func TestKeyThatEndsSoonIsAWarning(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for days, want := range map[int]bool{20: true, 300: false} {
+		c := mailCertificate(t, "rsa", "ops@example.com", days)
+		lab.Write(t, filepath.Join(dir, "ops@example.com.pem"), lab.PEM(c))
+		target := *testTarget()
+		target.To, target.Encryption, target.RecipientKeysDir = []string{"ops@example.com"}, encryption.SMIME, dir
+		target.SetDefaults()
+		definitions, problems := Relays{}.Define([]Target{target})
+		if definitions == nil {
+			t.Fatal(problems)
+		}
+		warned := slices.ContainsFunc(problems, func(p config.Problem) bool {
+			return p.Severity == config.Warning && p.Path == "targets[0].to[0]" && strings.Contains(p.Message, "expires on "+c.NotAfter.UTC().Format(time.DateOnly))
+		})
+		if warned != want {
+			t.Errorf("%d days: %v", days, problems)
+		}
 	}
 }

@@ -79,6 +79,10 @@ func (t *Target) validateRecipientKey(v *validation, at, address string) {
 	}
 	if err != nil {
 		v.err(at, "its key, %s, cannot be used: %v", ref, err)
+		return
+	}
+	if end := key.Expires(); !end.IsZero() && time.Until(end) < KeyWarning {
+		v.warn(at, "its key, %s, expires on %s: put the next one in its place before", ref, end.UTC().Format(time.DateOnly))
 	}
 }
 
