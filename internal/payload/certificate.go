@@ -26,10 +26,6 @@ const (
 	maxRSABits      = 16_384 // limits the cost of a signature check
 )
 
-// clockSkew is how far in the future a certificate's notBefore may be: CAs set it
-// from their own clock.
-const clockSkew = 5 * time.Minute
-
 // Bundle is a leaf certificate and its issuers, in order.
 type Bundle struct {
 	Leaf *x509.Certificate
@@ -162,7 +158,7 @@ func (b *Bundle) DateProblem(now time.Time) (word, sentence string) {
 		return NeverValid, fmt.Sprintf("the certificate is never valid: it ends (%s) before it begins (%s)", legible.Moment(to), legible.Moment(from))
 	case now.After(to):
 		return Expired, fmt.Sprintf("the certificate expired on %s", legible.Moment(to))
-	case now.Add(clockSkew).Before(from):
+	case now.Add(verdict.ClockSkew).Before(from):
 		return NotYetValid, fmt.Sprintf("the certificate is not valid before %s", legible.Moment(from))
 	}
 	return "", ""

@@ -25,11 +25,12 @@ func (j *job) newer(ctx context.Context, c *verdict.Certificate) (string, error)
 		legible.Moment(newest.Certificate.NotBefore), legible.Moment(newest.At), legible.Clean(newest.Event, 100)), nil
 }
 
-// noteNewest records the certificate that was sent, if the target's policy depends on it. That
+// noteNewest records the certificate that was sent, if the target's policy depends on it. One that is
+// not valid yet is not recorded: a date in the far future would keep all renewals from the target. That
 // it could not be recorded does not keep the delivery from being settled: the mail would be sent
 // again.
 func (j *job) noteNewest() {
-	if j.line == nil {
+	if j.line == nil || time.Until(j.line.NotBefore) > verdict.ClockSkew {
 		return
 	}
 	ctx, cancel := j.r.outlast(min(time.Until(j.leaseEnd())/2, leaseMargin))

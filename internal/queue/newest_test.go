@@ -25,7 +25,7 @@ func TestSupersededPolicy(t *testing.T) {
 	t.Parallel()
 	relay := relayAt(t, devrelay.Config{})
 	target := func(id, policy string) string {
-		return fmt.Sprintf("  - {id: %s, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s, superseded: %s}\n", id, portOf(relay.Plain()), mailKeys, policy)
+		return fmt.Sprintf("  - {id: %s, host: 127.0.0.1, port: %s, tls_mode: plaintext, %s, superseded: %s, invalid_dates: warn}\n", id, portOf(relay.Plain()), mailKeys, policy)
 	}
 	courier, _ := realCourier(t, "targets:\n"+target("all", "deliver")+target("newest", "skip")+target("careful", "dead_letter"))
 	b := startWith(t, courier)
@@ -68,6 +68,11 @@ func TestSupersededPolicy(t *testing.T) {
 	expect("newest", sent, sent, sent)
 	send("newer", issueOf(b, t, "newer")) // the same event again: it is not sent twice, and not skipped
 	expect("newer", sent, sent, sent)
+
+	send("future", issue("p256", -3, "mail.example.com")) // not valid yet, which the targets allow: it keeps nothing away
+	expect("future", sent, sent, sent)
+	send("today", issue("p256", 1, "mail.example.com"))
+	expect("today", sent, sent, sent)
 
 	e := b.entry("newest", "older")
 	if e.Failure == nil || e.Failure.Code != verdict.SMTPValidation || !strings.Contains(e.Failure.Reason, "for event newer") || e.Receipt != nil {

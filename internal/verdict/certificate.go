@@ -27,6 +27,10 @@ type Certificate struct {
 // maxCertificateNames bounds the names that are kept: the ledger has them for every delivery.
 const maxCertificateNames = 100
 
+// ClockSkew is how far in the future a certificate's notBefore may be: CAs set it
+// from their own clock.
+const ClockSkew = 5 * time.Minute
+
 // CertificateOf returns the facts of a leaf. Texts are cleaned and cut; names
 // beyond the first 100 are dropped.
 func CertificateOf(leaf *x509.Certificate) *Certificate {
