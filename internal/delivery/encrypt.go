@@ -49,6 +49,9 @@ func (c *Courier) sealing(ctx context.Context, t *Target, p *provisions, others 
 	for _, address := range addresses {
 		key, failure := c.recipientKey(ctx, t, p, address)
 		if failure != nil {
+			if failure.Code != verdict.SMTPPayload { // a store's reason does not say whose key it is
+				failure.Reason = fmt.Sprintf("the key of %s to encrypt to is not there: %s", legible.Clean(address, 254), failure.Reason)
+			}
 			return nil, failure
 		}
 		if err := key.Usable(s.options, now); err != nil {

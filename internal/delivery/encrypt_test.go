@@ -220,6 +220,9 @@ func TestEncryptedMails(t *testing.T) {
 
 // A mail that one recipient could not open is not sent: the delivery fails, with the reason,
 // and so does the preflight.
+//
+// Fault: a recipient's key to encrypt to is missing, expired or for something else. Result: refused when targets are
+// loaded; later dead (SMTP_PAYLOAD, or SECRET_NOT_FOUND if it is missing), never sent in clear.
 func TestRecipientsWithoutUsableKey(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -232,7 +235,7 @@ func TestRecipientsWithoutUsableKey(t *testing.T) {
 		"only signs":      {lab.PEM(mailCertificate(t, "rsa", "ada@example.com", 10, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature })), verdict.SMTPPayload, "keyEncipherment"},
 		"Ed25519":         {lab.PEM(mailCertificate(t, "ed25519", "ada@example.com", 10)), verdict.SMTPPayload, "can only sign"},
 		"another thing":   {[]byte("secret words"), verdict.SMTPPayload, "it has no PEM block"},
-		"it is not there": {nil, verdict.SecretNotFound, "ada.key"},
+		"it is not there": {nil, verdict.SecretNotFound, "the key of ada@example.com to encrypt to is not there: file:"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -301,6 +304,9 @@ func TestRecipientKeyIsRenewed(t *testing.T) {
 }
 
 // An attachment or a mail above its limit ends before a relay is dialled, with both numbers.
+//
+// Fault: larger than `max_attachment_bytes` or `max_message_bytes`. Result: dead (SMTP_PAYLOAD) with both numbers;
+// no relay is dialled.
 func TestSizeLimits(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

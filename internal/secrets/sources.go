@@ -135,6 +135,10 @@ func fileError(ref Ref, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return ref.notFound("", "the file does not exist")
+	case errors.Is(err, syscall.ENAMETOOLONG): // an address of an event, in recipient_keys_dir
+		return ref.notFound("", "no file can have such a long name")
+	case errors.Is(err, syscall.ELOOP):
+		return ref.notFound("", "its symbolic links lead in a circle")
 	case errors.Is(err, fs.ErrPermission):
 		return ref.denied("give read permission to the user that Certpost runs as", "Certpost may not read the file")
 	}

@@ -74,6 +74,7 @@ func TestFiles(t *testing.T) {
 	}
 	wantError(t, o, store.Get, write(strings.Repeat("x", maxSecret+1)), ErrNotFound, "larger than 1 MiB")
 	wantError(t, o, store.Get, Ref{File: file + ".none"}, ErrNotFound, "the file does not exist")
+	wantError(t, o, store.Get, Ref{File: file + strings.Repeat("n", 255)}, ErrNotFound, "no file can have such a long name")
 	wantError(t, o, store.Get, Ref{File: dir}, ErrNotFound, "not a regular file")
 	wantError(t, o, store.Get, Ref{File: file + "/x"}, ErrNotFound)
 	if runtime.GOOS == "windows" {
