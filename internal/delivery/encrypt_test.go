@@ -258,8 +258,15 @@ func TestRecipientsWithoutUsableKey(t *testing.T) {
 			// The same is an error of the configuration when it is there at the start.
 			v := &validation{}
 			o.target.validateEncryption(v)
-			if !config.Failed(v.found) || v.found[0].Path != "cc[0]" {
+			if !config.Failed(v.found) || v.found[0].Path != "cc[0]" || !strings.Contains(v.found[0].Message, "disabled: true") {
 				t.Errorf("the configuration: %v", v.found)
+			}
+			// Until there is another key, the other targets can start.
+			disabled, v := o.target, &validation{}
+			disabled.Disabled = true
+			disabled.validateEncryption(v)
+			if len(v.found) != 1 || v.found[0].Severity != config.Warning || v.found[0].Path != "cc[0]" {
+				t.Errorf("disabled: %v", v.found)
 			}
 			keys := o.Inspector().RecipientKeys(t.Context())
 			if len(keys) != 2 || keys[0].Ends(time.Now()) || !keys[1].Ends(time.Now()) {

@@ -58,16 +58,21 @@ func (t *Target) validateEncryption(v *validation) {
 }
 
 // validateRecipientKey checks the key of one recipient. A key in Vault is checked when it is
-// fetched.
+// fetched. A target that is disabled sends nothing, so its keys are only warned about: a
+// person may take their time to renew one, while all other targets start.
 func (t *Target) validateRecipientKey(v *validation, at, address string) {
+	problem, advice := v.err, "put a usable one in its place; until then disabled: true lets the other targets start"
+	if t.Disabled {
+		problem, advice = v.warn, "put a usable one in its place before the target is enabled"
+	}
 	ref := t.recipientKeyRef(address)
 	if ref.IsZero() {
-		v.err(at, "has no key to encrypt to: want one in recipient_keys, or a file in recipient_keys_dir")
+		problem(at, "has no key to encrypt to: want one in recipient_keys, or a file in recipient_keys_dir")
 		return
 	}
 	text, err := localKey(ref)
 	if err != nil {
-		v.err(at, "its key, %s, cannot be read: %v", ref, err)
+		problem(at, "its key, %s, cannot be read: %v; %s", ref, err, advice)
 		return
 	}
 	if text == nil {
@@ -78,7 +83,7 @@ func (t *Target) validateRecipientKey(v *validation, at, address string) {
 		err = key.Usable(encryption.Options{OAEP: t.SMIMEOAEP}, time.Now())
 	}
 	if err != nil {
-		v.err(at, "its key, %s, cannot be used: %v", ref, err)
+		problem(at, "its key, %s, cannot be used: %v; %s", ref, err, advice)
 		return
 	}
 	if end := key.Expires(); !end.IsZero() && time.Until(end) < KeyWarning {
