@@ -166,6 +166,11 @@ func (t *Target) validateToDomains(v *validation) {
 			v.err(at, "has an @: want only the domain, such as example.com or *.example.com")
 		case strings.Trim(pattern, "*.") == "":
 			v.err(at, "matches every domain: want those of your organisation")
+		case strings.Contains(pattern[strings.LastIndexByte(pattern, '.')+1:], "*"):
+			v.warn(at, "has a wildcard in its last label, so it matches domains that anybody can register: want those of your organisation")
+		case strings.HasPrefix(pattern, "*") && !strings.HasPrefix(strings.TrimLeft(pattern, "*"), "."):
+			name := strings.TrimLeft(pattern, "*")
+			v.warn(at, "matches also domains of others, such as not%s: want %s, and **.%s for those below it", name, name, name)
 		}
 	}
 	if len(t.ToDomains) > 0 && !t.places() {
