@@ -39,7 +39,7 @@ func TestGoldenBytes(t *testing.T) { // not parallel: the randomness is that of 
 	for _, language := range []string{"de", "fr", "ja"} {
 		all = append(all, mail{language, func(target *Target) {
 			dir := "../../examples/templates/" + language
-			target.Templates = Templates{Subject: dir + "/subject.txt", Text: dir + "/text.txt"}
+			target.Templates = Templates{Subject: dir + "/subject.txt", Text: dir + "/text.txt", HTML: dir + "/mail.html"}
 			target.words = ReadTemplates(target.Templates)
 		}})
 	}
