@@ -15,7 +15,8 @@ type EditConfig struct {
 	// its own target. Default: none.
 	Targets []string `yaml:"targets"`
 	// Recipients are the addresses to which a dead letter may be sent, in addition to
-	// the target's own; *@example.com allows all addresses of that domain. Default: none.
+	// the target's own; *@example.com allows all addresses of that domain, but none with @, %,
+	// !, : or quotes before the @, which relays read as routes. Default: none.
 	Recipients []string `yaml:"recipients"`
 }
 

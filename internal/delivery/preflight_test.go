@@ -348,6 +348,8 @@ func TestReaddress(t *testing.T) {
 		"a stranger":                    {override: []string{"b@example.com", "thief@evil.example"}, refused: "thief@evil.example"},
 		"a neighbour of an allowed one": {override: []string{"chief@help.example"}, refused: "chief@help.example"},
 		"below an allowed domain":       {override: []string{"x@mail.bücher.example"}, refused: "x@mail.bücher.example"},
+		"a route through one":           {override: []string{"thief%evil.example@bücher.example"}, refused: "thief%evil.example"},
+		"a quoted route through one":    {override: []string{`"thief@evil.example"@bücher.example`}, refused: "thief@evil.example"},
 		"no address":                    {override: []string{"b@example.com\r\nRCPT TO:<x@evil.example>"}, refused: "b@example.com"},
 		"a list":                        {override: []string{"b@example.com, thief@evil.example"}, refused: "thief"},
 	} {

@@ -12,7 +12,8 @@ import (
 )
 
 // Recipients are addresses that a replay may name besides the target's own: full
-// addresses, or *@domain for all addresses of a domain.
+// addresses, or *@domain for all addresses of a domain that no relay reads as a route to
+// another one (see mailbox.routed).
 type Recipients []string
 
 // Validate returns a problem for each invalid entry; paths are "[i]".
@@ -37,7 +38,7 @@ func (r Recipients) Allows(own []string, address string) bool {
 func (r Recipients) allow(b mailbox) bool {
 	return slices.ContainsFunc(r, func(pattern string) bool {
 		if domain, all := strings.CutPrefix(pattern, "*@"); all {
-			return nameOf(domain).ascii == b.domain()
+			return nameOf(domain).ascii == b.domain() && !b.routed()
 		}
 		allowed, err := parseMailbox("", pattern)
 		return err == nil && allowed == b
