@@ -12,7 +12,7 @@ import (
 )
 
 type renderCmd struct {
-	Target []string `help:"Targets that the mail is for. Default: those of the event, or all." placeholder:"ID"`
+	Target []string `help:"Targets that the mail is for. Default: those of the event, or that match the certificate; for the sample all." placeholder:"ID"`
 	Cert   string   `help:"Certificate and chain, PEM. Default: a sample." placeholder:"FILE" xor:"event"`
 	Event  string   `help:"Event as JSON, with its labels and targets, instead of --cert." placeholder:"FILE" xor:"event"`
 	Key    string   `help:"Private key of the certificate, PEM, for payloads that contain it. Default: a new one that nobody uses." placeholder:"FILE"`
@@ -112,7 +112,7 @@ func (c *renderCmd) targets(a *app, courier *delivery.Courier, cfg *Config, ev *
 		}
 	}
 	if len(ids) == 0 {
-		return nil, usage("no target gets this mail: give --target")
+		return nil, usage("no target gets this mail: none matches the certificate, or all are disabled; give --target")
 	}
 	return ids, nil
 }

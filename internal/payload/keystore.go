@@ -2,6 +2,7 @@ package payload
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/fips140"
 	"crypto/x509"
 	"fmt"
@@ -91,9 +92,9 @@ func (a *artefact) pkcs12() ([]Attachment, error) {
 	if err != nil {
 		return nil, payloadFailure(nil, "the PKCS#12 file cannot be created with this key (%s)", KeyKind(a.Leaf))
 	}
-	if a.Alias != "" {
-		if data, err = nameKey(data, a.Alias, a.passphrase); err != nil {
-			return nil, payloadFailure(nil, "the PKCS#12 file cannot be given the alias %q", legible.Clean(a.Alias, 60))
+	if alias := entryName(a.Alias); alias != "" {
+		if data, err = nameKey(data, alias, a.passphrase); err != nil {
+			return nil, payloadFailure(nil, "the PKCS#12 file cannot be given the alias %q", legible.Clean(alias, 60))
 		}
 	}
 	return []Attachment{{a.base + ".p12", typePKCS12, "the certificate, its chain and the private key, encrypted (PKCS#12)", data}}, nil
@@ -118,7 +119,7 @@ func (a *artefact) trustStore() ([]Attachment, error) {
 	var entries []pkcs12.TrustStoreEntry
 	taken := map[string]bool{}
 	for _, c := range trusted {
-		name := uniqueName(taken, CertificateName(c, 100))
+		name := uniqueName(taken, entryName(CertificateName(c, 100)))
 		entries = append(entries, pkcs12.TrustStoreEntry{Cert: c, FriendlyName: name})
 	}
 	data, err := encoder.EncodeTrustStoreEntries(entries, string(a.passphrase))
@@ -126,6 +127,18 @@ func (a *artefact) trustStore() ([]Attachment, error) {
 		return nil, payloadFailure(nil, "the PKCS#12 trust store cannot be created")
 	}
 	return []Attachment{{a.base + ".trust.p12", typePKCS12, about, data}}, nil
+}
+
+// entryName returns the name of an entry as key stores can hold it: characters outside the Basic
+// Multilingual Plane, such as emoji, become an underscore. PKCS#12 has no room for them
+// (BMPString), and Java cannot open a JKS file with one, which it reads in an encoding of its own.
+func entryName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r > 0xffff {
+			return '_'
+		}
+		return r
+	}, name)
 }
 
 // uniqueName returns a name that is not taken, whatever the case of its letters: Java lowers
@@ -154,10 +167,7 @@ func (a *artefact) jks() ([]Attachment, error) {
 	for _, raw := range a.certificates() {
 		entry.CertificateChain = append(entry.CertificateChain, keystore.Certificate{Type: "X509", Content: raw})
 	}
-	alias := a.Alias
-	if alias == "" {
-		alias = CertificateName(a.Leaf, 100)
-	}
+	alias := entryName(cmp.Or(a.Alias, CertificateName(a.Leaf, 100)))
 	store := keystore.New(keystore.WithMinPasswordLen(minKeystorePassword))
 	var out bytes.Buffer
 	if err := store.SetPrivateKeyEntry(alias, entry, a.passphrase); err != nil {

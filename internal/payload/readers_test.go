@@ -124,6 +124,37 @@ func TestAliasReaders(t *testing.T) {
 	}
 }
 
+// Java opens the stores of a certificate whose name has characters that no store can hold.
+//
+// Fault: a certificate's name has characters that key stores cannot hold, such as emoji. Result: an underscore stands
+// for each of them in the store; the file can be opened.
+func TestNamesThatStoresCannotHold(t *testing.T) {
+	t.Parallel()
+	issued := lab.Issue(t, nil, lab.NewKey(t, "p256"), "Team \U0001F600 7")
+	b, err := ParseBundle(lab.PEM(issued))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []Settings{{Kind: JKS}, {Kind: JKS, Alias: "Team \U0001F600 7"}, {Kind: PKCS12, Alias: "Team \U0001F600 7"}, {Kind: TrustStore}} {
+		t.Run(s.Kind+s.Alias, func(t *testing.T) {
+			t.Parallel()
+			files, err := Build(s, b, lab.KeyPEM(t, issued.Key), []byte(passphrase), lab.TestNow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			out := built{file: filepath.Join(dir, files[0].Name), secret: filepath.Join(dir, "passphrase")}
+			lab.Write(t, out.file, files[0].Data)
+			lab.Write(t, out.secret, []byte(passphrase+"\n"))
+			kind := "PKCS12"
+			if s.Kind == JKS {
+				kind = "JKS"
+			}
+			has(t, "keytool", out.keytool(t, kind), "Alias name: team _ 7", verdict.SerialNumber(issued.Certificate))
+		})
+	}
+}
+
 // A trust store has the issuers, each under a name of its own, or the leaf if there are none. Which
 // programs read it is in TestReaders.
 func TestTrustStores(t *testing.T) {
