@@ -30,6 +30,7 @@ func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 	all := targetState(defs, target)
 	if t, failure := lookUp(defs, target); failure == nil {
 		all = append(all, i.courier.probeKeys(ctx, t)...)
+		all = append(all, i.courier.probeSigning(ctx, t)...)
 	}
 	for n, relay := range defs.relays[target] {
 		if relay.onHost() {

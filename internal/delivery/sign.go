@@ -13,11 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"net/textproto"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/emersion/go-msgauth/dkim"
 	gomail "github.com/wneessen/go-mail"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smime"
 	"github.com/certpost/certpost/internal/verdict"
@@ -87,6 +90,37 @@ func (c *Courier) signing(ctx context.Context, t *Target, p *provisions, now tim
 		return err
 	})
 	return s, failure
+}
+
+// probeSigning checks that mails to the target can be signed, and whether recipients accept the
+// S/MIME certificate as the sender's. What stands in for a certificate of an event is not read.
+func (c *Courier) probeSigning(ctx context.Context, t *Target) []verdict.Finding {
+	if t.Sign.IsZero() && t.DKIM.IsZero() || slices.ContainsFunc([]secrets.Ref{t.Sign.SMIME.Certificate, t.Sign.SMIME.PrivateKey, t.DKIM.PrivateKey}, needsCertificate) {
+		return nil
+	}
+	now := time.Now()
+	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+	s, failure := c.signing(ctx, t, p, now)
+	switch {
+	case failure != nil && failure.Code == verdict.SMTPPayload:
+		return []verdict.Finding{{What: "signature", Status: verdict.Error, Message: failure.Reason}}
+	case failure != nil:
+		return nil // a secret that cannot be read has a finding of its own
+	}
+	all := []verdict.Finding{{What: "signature", Status: verdict.OK, Message: "mails can be signed"}}
+	if s.smime == nil {
+		return all
+	}
+	leaf := s.smime.Leaf
+	if !slices.ContainsFunc(leaf.EmailAddresses, func(a string) bool { return strings.EqualFold(a, t.FromAddress) }) {
+		all = append(all, verdict.Finding{What: "signature", Status: verdict.Warning,
+			Message: "the certificate of sign.smime does not name from_address, " + legible.Clean(t.FromAddress, 254) + ": mail programs will say that the signature is another's"})
+	}
+	if leaf.NotAfter.Sub(now) < KeyWarning {
+		all = append(all, verdict.Finding{What: "signature", Status: verdict.Warning,
+			Message: "the certificate of sign.smime expires on " + leaf.NotAfter.UTC().Format(time.DateOnly) + ": put the next one in its place before"})
+	}
+	return all
 }
 
 // withKey fetches one of the target's own private keys, which no cache keeps, and clears it

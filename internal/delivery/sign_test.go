@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/lab"
@@ -140,7 +141,10 @@ func TestSMIMESignatures(t *testing.T) {
 	}
 }
 
-// Keys that cannot sign end the delivery with the reason.
+// Keys that cannot sign end the delivery with the reason, and are found before.
+//
+// Fault: a key or certificate that mails cannot be signed with: of another certificate, expired, for servers, too short.
+// Result: dead (SMTP_PAYLOAD), never sent unsigned; `check --live` says so before.
 func TestUnusableSigners(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -174,6 +178,18 @@ func TestUnusableSigners(t *testing.T) {
 		_, failure := o.renderNow()
 		if failure == nil || failure.Code != verdict.SMTPPayload || !strings.Contains(failure.Reason, c.want) || strings.Contains(failure.Reason, "secret words") {
 			t.Errorf("%s: %v, want %q", name, failure, c.want)
+		}
+		if found := o.Inspector().Check(t.Context(), o.target.ID); !finds(found, "error signature", c.want) || strings.Contains(strings.Join(spoken(found), " "), "secret words") {
+			t.Errorf("%s: the check says %q", name, spoken(found))
+		}
+	}
+	// What recipients would complain about is a warning.
+	soon := mailCertificate(t, "rsa", "somebody@example.com", 20)
+	o := newFixture(t, "127.0.0.1:1", RelayLimits{}, smime(soon, soon.Key, "soon"))
+	found := o.Inspector().Check(t.Context(), o.target.ID)
+	for _, want := range []string{"does not name from_address", "expires on " + soon.NotAfter.UTC().Format(time.DateOnly)} {
+		if !finds(found, "warning signature", want) {
+			t.Errorf("the check says %q, want %q", spoken(found), want)
 		}
 	}
 }

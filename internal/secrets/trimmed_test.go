@@ -81,22 +81,23 @@ func TestOddSecrets(t *testing.T) {
 	secret := o.secret("odd")
 	file := filepath.Join(t.TempDir(), "secret")
 	for text, want := range map[string][]string{
-		secret:                          nil,
-		secret + " four words long":     nil,
-		"ü" + secret + "€":              nil,
-		secret + "\n":                   nil, // removed
-		" " + secret:                    {"begins with a space"},
-		secret + "\t":                   {"ends with a tab"},
-		"\u00a0" + secret + "\u00a0":    {"begins with a blank (U+00A0)", "ends with a blank (U+00A0)"},
-		secret + "\n\n":                 {"ends with a line break"},
-		secret + "\n" + secret:          {"has a line break inside"},
-		secret + "\x00" + secret:        {"has a control character"},
-		secret + "\u200b" + secret:      {"has an invisible character"},
-		secret + "\u00a0" + secret:      {"has an invisible character"},
-		`"` + secret + `"`:              {"is in quotes"},
-		"'" + secret + "' ":             {"ends with a space"},
-		" \u202e" + secret + "\x1b[0m ": {"begins with a space", "ends with a space", "has a control character"},
-		secret + "\xff":                 {"is not UTF-8"},
+		secret:                       nil,
+		secret + " four words long":  nil,
+		"ü" + secret + "€":           nil,
+		secret + "\n":                nil, // removed
+		" " + secret:                 {"begins with a space"},
+		secret + "\t":                {"ends with a tab"},
+		"\u00a0" + secret + "\u00a0": {"begins with a blank (U+00A0)", "ends with a blank (U+00A0)"},
+		secret + "\n\n":              {"ends with a line break"},
+		secret + "\n" + secret:       {"has a line break inside"},
+		"-----BEGIN X-----\n" + secret + "\n-----END X-----": nil,
+		secret + "\x00" + secret:                             {"has a control character"},
+		secret + "\u200b" + secret:                           {"has an invisible character"},
+		secret + "\u00a0" + secret:                           {"has an invisible character"},
+		`"` + secret + `"`:                                   {"is in quotes"},
+		"'" + secret + "' ":                                  {"ends with a space"},
+		" \u202e" + secret + "\x1b[0m ":                      {"begins with a space", "ends with a space", "has a control character"},
+		secret + "\xff":                                      {"is not UTF-8"},
 	} {
 		refs := []Ref{{File: file}}
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
