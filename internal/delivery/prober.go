@@ -123,6 +123,9 @@ func (d *Definitions) checkKey(t *Target) string {
 	var parts []string
 	for _, ref := range t.mailRefs() {
 		parts = append(parts, ref.String())
+		if slices.Contains(ref.Needs(), "target") || !ref.Value.IsZero() {
+			parts = append(parts, t.ID) // another path, or a value that cannot be compared here
+		}
 	}
 	if made := t.passphrase(); made.Generates() {
 		parts = append(parts, made.String())
@@ -132,6 +135,9 @@ func (d *Definitions) checkKey(t *Target) string {
 	}
 	if t.encrypts() {
 		parts = append(parts, t.ID) // its keys are those of its own recipients
+	}
+	if !t.Sign.IsZero() {
+		parts = append(parts, t.FromAddress) // which its certificate has to name
 	}
 	if t.onHost() {
 		return t.ID

@@ -92,15 +92,22 @@ func TestSameChecks(t *testing.T) {
 		return secrets.Ref{Vault: &secrets.VaultRef{Mount: "secret", Path: path, Key: "k"}}
 	}
 	inline := secrets.Ref{Value: secrets.New([]byte("x"))}
+	signs := func(key secrets.Ref, from string) func(*Target) {
+		return func(target *Target) {
+			target.FromAddress, target.Sign.SMIME = from, SignSMIME{Certificate: vault("c"), PrivateKey: key}
+		}
+	}
 	o.variants(RelayLimits{}, map[string]func(*Target){
 		"none1": func(*Target) {}, "none2": func(*Target) {},
 		"vault1": login(vault("a")), "vault2": login(vault("a")), "vault3": login(vault("b")),
 		"own1": login(vault("{target}")), "own2": login(vault("{target}")),
 		"value1": login(inline), "value2": login(inline),
-		"port": func(target *Target) { target.Port++ },
+		"port":  func(target *Target) { target.Port++ },
+		"sign1": signs(vault("s"), "a@example.com"), "sign2": signs(vault("s"), "a@example.com"),
+		"sign3": signs(vault("s"), "b@example.com"), "sign4": signs(inline, "a@example.com"), "sign5": signs(inline, "a@example.com"),
 	})
-	ids := []string{"none1", "vault1", "own1", "value1", "none2", "vault2", "own2", "value2", "vault3", "port"}
-	want := [][]string{{"none1", "none2"}, {"vault1", "vault2"}, {"own1"}, {"value1"}, {"own2"}, {"value2"}, {"vault3"}, {"port"}}
+	ids := []string{"none1", "vault1", "own1", "value1", "none2", "vault2", "own2", "value2", "vault3", "port", "sign1", "sign2", "sign3", "sign4", "sign5"}
+	want := [][]string{{"none1", "none2"}, {"vault1", "vault2"}, {"own1"}, {"value1"}, {"own2"}, {"value2"}, {"vault3"}, {"port"}, {"sign1", "sign2"}, {"sign3"}, {"sign4"}, {"sign5"}}
 	if got := o.book.Current().sameChecks(ids); !slices.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("got %v, want %v", got, want)
 	}
