@@ -79,6 +79,11 @@ func (t *Target) validateRecipientKey(v *validation, at, address string) {
 		return
 	}
 	key, err := encryption.Parse(t.Encryption, text)
+	if err == nil && !key.Expires().IsZero() && time.Now().After(key.Expires()) {
+		// Time alone must not keep the program from starting, with all other targets.
+		v.warn(at, "its key, %s, expired on %s: until the next one is in its place, each mail becomes a dead letter", ref, key.Expires().UTC().Format(time.DateOnly))
+		return
+	}
 	if err == nil {
 		err = key.Usable(encryption.Options{OAEP: t.SMIMEOAEP}, time.Now())
 	}
