@@ -52,6 +52,8 @@ var needs = []need{
 	{"opendkim", []string{"opendkim"}, "verifying DKIM signatures with OpenDKIM"},
 	{"/usr/lib/python3/dist-packages/dkim/__init__.py", []string{"python3-dkim", "python3-nacl", "python3-dnspython"}, "verifying DKIM signatures with dkimpy"},
 	{"ssh-keygen", []string{"openssh-client"}, "encrypting to SSH keys with age"},
+	{"/sbin/mkfs.ext4", []string{"e2fsprogs"}, "power cuts"},
+	{"mount", []string{"mount"}, "power cuts"},
 	{"unzip", []string{"unzip"}, "the commands in mails that open archives"},
 	{"setsid", []string{"util-linux"}, "the commands in mails, without a terminal"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
