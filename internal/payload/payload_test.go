@@ -222,7 +222,6 @@ func TestBuildPayloadRefuses(t *testing.T) {
 		{"password that is not ASCII", Settings{Kind: JKS}, key, "canary-ü", "not printable ASCII"},
 		{"passphrase beyond the BMP", Settings{Kind: PKCS12}, key, "canary-😀", "not printable ASCII"},
 		{"passphrase with a line break", Settings{Kind: PKCS12}, key, "canary\n", "not printable ASCII"},
-		{"alias beyond the BMP", Settings{Kind: PKCS12, Alias: "😀"}, key, passphrase, "cannot be given the alias"},
 		{"unknown payload", Settings{Kind: "rar\r\n"}, key, "", "unknown payload rar; use pem, pem_and_key, pkcs12, jks, der, pkcs7, pkcs12_truststore or zip"},
 		{"unknown encoding", Settings{Kind: PKCS12, PKCS12Encoding: "legacyrc2"}, key, passphrase, "unknown pkcs12_encoding legacyrc2;"},
 		{"too many iterations", Settings{Kind: PKCS12, Iterations: 100_001}, key, passphrase, "pkcs12_iterations is 100001; want a number from 2048 to 100000"},
