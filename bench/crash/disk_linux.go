@@ -17,7 +17,7 @@ import (
 // disk is a file system of its own, ext4 in an image file behind a loop device, whose power
 // can be cut. It needs root.
 //
-// What a cut throws away are the writes that the kernel holds and that nobody has flushed
+// What a cut throws away are the writes that the kernel holds and that no program has flushed
 // (fsync, fdatasync, O_SYNC). It is kinder than a real power cut in two points: what the
 // device has been given counts as stored, so a disk that lies about flushes is not
 // simulated; and ext4 stores new names of files, and their renaming, together with the next

@@ -16,7 +16,7 @@ import (
 // `certpost hook install` writes. They notice nothing, and each event is published once.
 //
 // Fault: NATS is away while certbot, lego and dehydrated run their hooks. Result: the clients
-// succeed; each certificate is published afterwards, once, whoever finds it.
+// succeed; each certificate is published afterwards, once, whether the next hook or the watcher finds it.
 func TestClientsWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
 	acme := lab.Pebble(t)

@@ -51,7 +51,7 @@ type IngestHMAC struct {
 	Secret secrets.Ref `yaml:"secret"`
 	// Scheme is how the sender signs: standard (Standard Webhooks: webhook-id,
 	// webhook-timestamp, webhook-signature), github (X-Hub-Signature-256) or step
-	// (X-Smallstep-Signature). Only standard refuses old requests that somebody repeats.
+	// (X-Smallstep-Signature). Only standard refuses an old request that is sent again.
 	Scheme       string `yaml:"scheme" enum:"standard,github,step"`
 	IngestLimits `yaml:",inline"`
 }

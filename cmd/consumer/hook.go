@@ -104,7 +104,7 @@ func (c *hookInstallCmd) Run(a *app) error {
 	return nil
 }
 
-// checkFlags refuses what `publish` would refuse at the next renewal, when nobody looks.
+// checkFlags refuses what `publish` would refuse at the next renewal, when no person reads the error.
 func (c *hookInstallCmd) checkFlags() error {
 	if slices.Contains(c.Args, "--") {
 		return usage("flags for the hook: give only flags of certpost publish")

@@ -88,7 +88,7 @@ func TestInstalledHooks(t *testing.T) {
 		t.Errorf("the spool is not where the configuration says: %v", err)
 	}
 
-	// Wrong flags, and files of others, are refused while somebody looks.
+	// Wrong flags, and files of others, are refused at once, where a person reads the error.
 	p.write("mine", "#!/bin/sh\necho mine\n")
 	for want, args := range map[string][]string{
 		"flags for the hook: unknown flag --store-kay":                       {"--", "--store-kay", "x"},

@@ -13,7 +13,7 @@ import (
 )
 
 // hostWatch looks at the certificates of this mail host: when they expire, and whether the programs
-// still serve what was deployed. Somebody may have restored a file, or changed a server's settings.
+// still serve what was deployed. An administrator may have restored a file, or changed a server's settings.
 type hostWatch struct {
 	hourly // also ordered when something was deployed, or the definitions have changed
 

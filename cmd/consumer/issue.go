@@ -30,7 +30,7 @@ type issueCmd struct {
 }
 
 // publish is the command that publishes the certificate. What is issued is published: at worst it
-// becomes a dead letter, which somebody sees.
+// becomes a dead letter.
 func (c *issueCmd) publish() *publishCmd {
 	return &publishCmd{StoreKey: c.StoreKey, Target: c.Target, Label: c.Label, As: c.As, Output: c.Output, Force: true}
 }
