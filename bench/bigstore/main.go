@@ -25,10 +25,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"text/tabwriter"
 	"time"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 )
 
@@ -54,13 +54,7 @@ func main() {
 	flag.DurationVar(&o.rest, "rest", 40*time.Second, "how long to wait after the start before looking at the memory")
 	flag.BoolVar(&o.keep, "keep", false, "keep stores and logs")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bigstore:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("bigstore", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 // share is the ratio of the big store's size to the small store's.

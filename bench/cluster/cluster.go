@@ -35,6 +35,19 @@ type cluster struct {
 	ledBy              atomic.Pointer[string]
 }
 
+// startCluster makes a cluster and starts it. If it does not start, it is ended.
+func startCluster(ctx context.Context, o options, dir string, relay *devrelay.Relay) (*cluster, error) {
+	c, err := newCluster(o, dir, relay)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.start(ctx); err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
+}
+
 func newCluster(o options, dir string, relay *devrelay.Relay) (*cluster, error) {
 	c := &cluster{}
 	var err error

@@ -31,7 +31,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
 	"time"
@@ -72,13 +71,7 @@ func main() {
 	flag.DurationVar(&o.window, "window", 10*time.Second, "how long each measurement takes, with -scale")
 	flag.IntVar(&o.concurrency, "concurrency", 64, "delivery.concurrency")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "cluster:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("cluster", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
@@ -101,14 +94,11 @@ func runIn(ctx context.Context, o options, dir string, out io.Writer, chosen []f
 		return err
 	}
 	defer relay.Close()
-	c, err := newCluster(o, dir, relay)
+	c, err := startCluster(ctx, o, dir, relay)
 	if err != nil {
 		return err
 	}
 	defer c.end()
-	if err := c.start(ctx); err != nil {
-		return err
-	}
 
 	send, err := harness.SendTo("cluster://bench", targetIDs)
 	if err != nil {

@@ -47,14 +47,11 @@ func scale(ctx context.Context, o options, dir string, out io.Writer) (err error
 	}
 	defer relay.Close()
 	o.certposts = slices.Max(numbers)
-	c, err := newCluster(o, dir, relay)
+	c, err := startCluster(ctx, o, dir, relay)
 	if err != nil {
 		return err
 	}
 	defer c.end()
-	if err := c.start(ctx); err != nil {
-		return err
-	}
 
 	send, err := harness.SendTo("cluster://bench", targetIDs)
 	if err != nil {

@@ -24,11 +24,11 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 )
 
@@ -54,13 +54,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "number of rounds; each runs every measurement once")
 	flag.IntVar(&o.mails, "mails", 3000, "number of mails in each measurement")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := compare(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "compare:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("compare", func(ctx context.Context) error { return compare(ctx, o, os.Stdout) }, syscall.SIGTERM)
 }
 
 // compare runs the rounds and prints the tables.

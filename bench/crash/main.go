@@ -27,7 +27,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"sync"
 	"time"
 
@@ -53,13 +52,7 @@ func main() {
 	flag.IntVar(&o.backlog, "backlog", 1000, "number of deliveries to keep waiting")
 	flag.BoolVar(&o.powerCut, "power-cut", false, "also throw away what is not flushed, and kill at random times up to twice -every after the start")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "crash:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("crash", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 // targetIDs are the targets of every event.

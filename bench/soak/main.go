@@ -36,7 +36,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,13 +70,7 @@ func main() {
 	flag.DurationVar(&o.patience, "patience", 12*time.Minute, "how long everything may take to settle afterwards")
 	flag.Uint64Var(&o.seed, "seed", rand.Uint64(), "of the dice (default: another one each time)")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "soak:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("soak", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {

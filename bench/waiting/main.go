@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -54,13 +53,7 @@ func main() {
 	flag.StringVar(&o.sync, "sync", "2m", "nats.sync_interval with -embedded; the other servers flush every 2 minutes")
 	flag.BoolVar(&o.embedded, "embedded", false, "use the embedded NATS server")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "waiting:", err)
-		stop()
-		os.Exit(1)
-	}
+	harness.Main("waiting", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
 }
 
 func run(ctx context.Context, o options, out io.Writer) error {

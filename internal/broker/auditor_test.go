@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/certpost/certpost/internal/lab"
 )
 
 // Fault: a NATS client forges the tail of the audit, or deletes the stream, while the program runs.
@@ -126,11 +128,7 @@ func TestRotationIsFollowed(t *testing.T) {
 			}
 			running := startAuditor(t, b)
 			rotate()
-			for deadline := time.Now().Add(20 * time.Second); running.State().Report.Head.Sequence < 4; time.Sleep(5 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("the last record was not verified: %+v", running.State())
-				}
-			}
+			lab.Within(t, 20*time.Second, "the verification of the last record", func() bool { return running.State().Report.Head.Sequence >= 4 })
 			if found := running.State().Findings; len(found) > 0 {
 				t.Errorf("found %+v", found)
 			}
@@ -155,9 +153,5 @@ func TestAKeyComesLate(t *testing.T) {
 	appendRecords(t, other, 2, 3)
 	running.wants(t, BreakKey)
 	ring.set(next, before)
-	for end := time.Now().Add(20 * time.Second); running.Problem() != nil; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not healthy: %v", running.Problem())
-		}
-	}
+	lab.Within(t, 20*time.Second, "health", func() bool { return running.Problem() == nil })
 }

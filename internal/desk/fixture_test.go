@@ -184,12 +184,7 @@ func (fakeDeliverer) Examine(_ context.Context, target, _ string, event []byte) 
 
 func (x *fixture) until(what string, ok func() bool) {
 	x.t.Helper()
-	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	x.t.Fatalf("timeout while waiting for: %s", what)
+	lab.Within(x.t, 5*time.Minute, what, ok)
 }
 
 func (x *fixture) publish(ev *events.Event) {

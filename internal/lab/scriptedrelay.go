@@ -199,12 +199,18 @@ func (r *ScriptedRelay) Dials() (all, most int) {
 
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	Within(t, 10*time.Second, what, done)
+}
+
+// Within waits until done returns true, and fails the test after the limit.
+func Within(t testing.TB, limit time.Duration, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if done() {
 			return
 		}
 	}
-	t.Fatalf("waited 10s for %s", what)
+	t.Fatalf("waited %v for %s", limit, what)
 }
 
 // conversation is one connection to a scripted relay.

@@ -1,7 +1,6 @@
 package payload
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des" //nolint:gosec // reads keys that others have encrypted
@@ -11,7 +10,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"hash"
 	"slices"
@@ -54,17 +52,10 @@ func KeyIsEncrypted(text []byte) bool {
 // not encrypted: PBES2 (RFC 8018) with PBKDF2 or scrypt (RFC 7914), and AES or 3DES in CBC
 // mode. Errors are *verdict.Failure with SMTP_PAYLOAD, or ErrWrongPassphrase; they quote nothing.
 func DecryptKey(text, passphrase []byte) ([]byte, error) {
-	if len(text) > maxKey {
-		return nil, payloadFailure(nil, "the private key has %d bytes, the limit is %d", len(text), maxKey)
-	}
-	blocks, err := pemtext.Read(text)
-	defer func() {
-		for _, block := range blocks {
-			clear(block.DER)
-		}
-	}()
+	blocks, done, err := readKeyText(text)
+	defer done()
 	if err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
+		return nil, err
 	}
 	for _, block := range blocks {
 		if block.Kind != encryptedKey {
@@ -75,12 +66,7 @@ func DecryptKey(text, passphrase []byte) ([]byte, error) {
 			return nil, err
 		}
 		defer clear(der)
-		var out bytes.Buffer
-		out.Grow(2*len(der) + 128) // growing later would leave copies of the key in memory
-		if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
-			return nil, payloadFailure(nil, "the private key cannot be encoded as PEM")
-		}
-		return out.Bytes(), nil
+		return keyToPEM(der)
 	}
 	return nil, payloadFailure(nil, "the event's private_key contains no encrypted private key, only %s", kinds(blocks))
 }

@@ -33,12 +33,7 @@ func (a *artefact) keyPEM() ([]byte, error) {
 		return nil, payloadFailure(nil, "the private key cannot be encoded as PKCS#8")
 	}
 	defer clear(der)
-	var out bytes.Buffer
-	out.Grow(2*len(der) + 128) // growing later would leave copies of the key in memory
-	if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be encoded as PEM")
-	}
-	return out.Bytes(), nil
+	return keyToPEM(der)
 }
 
 // zip packs the files that servers ask for, under the names that certbot gives them.

@@ -1,11 +1,13 @@
 package payload
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/pem"
 	"slices"
 	"strings"
 
@@ -25,21 +27,42 @@ func CheckKey(text []byte, leaf *x509.Certificate) error {
 	return err
 }
 
+// readKeyText reads the blocks of a text with a private key; done, which is to be called also
+// after an error, overwrites them.
+func readKeyText(text []byte) (blocks []pemtext.Block, done func(), err error) {
+	if len(text) > maxKey {
+		return nil, func() {}, payloadFailure(nil, "the private key has %d bytes, the limit is %d", len(text), maxKey)
+	}
+	blocks, err = pemtext.Read(text)
+	done = func() {
+		for _, block := range blocks {
+			clear(block.DER)
+		}
+	}
+	if err != nil {
+		return nil, done, payloadFailure(nil, "the private key cannot be used: %s", err)
+	}
+	return blocks, done, nil
+}
+
+// keyToPEM returns a private key in PKCS#8 as PEM.
+func keyToPEM(der []byte) ([]byte, error) {
+	var out bytes.Buffer
+	out.Grow(2*len(der) + 128) // growing later would leave copies of the key in memory
+	if err := pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
+		return nil, payloadFailure(nil, "the private key cannot be encoded as PEM")
+	}
+	return out.Bytes(), nil
+}
+
 // parseKey reads a private key in PEM (PKCS#8, PKCS#1 or SEC 1, whichever its label
 // claims; not encrypted, see DecryptKey) and checks that it is the key of leaf. Certificates in the same text are
 // ignored: HAProxy's files have them. Errors quote nothing of the text.
 func parseKey(text []byte, leaf *x509.Certificate) (crypto.PrivateKey, error) {
-	if len(text) > maxKey {
-		return nil, payloadFailure(nil, "the private key has %d bytes, the limit is %d", len(text), maxKey)
-	}
-	blocks, err := pemtext.Read(text)
-	defer func() {
-		for _, block := range blocks {
-			clear(block.DER)
-		}
-	}()
+	blocks, done, err := readKeyText(text)
+	defer done()
 	if err != nil {
-		return nil, payloadFailure(nil, "the private key cannot be used: %s", err)
+		return nil, err
 	}
 
 	var found []pemtext.Block

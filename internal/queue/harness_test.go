@@ -297,12 +297,7 @@ func (b *fixture) close() {
 // until waits until ok returns true.
 func (b *fixture) until(what string, ok func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	b.t.Fatalf("timed out waiting for: %s", what)
+	lab.Within(b.t, 5*time.Minute, what, ok)
 }
 
 func (b *fixture) publish(ev *events.Event) {

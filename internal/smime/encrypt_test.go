@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,12 +27,12 @@ func recipient(t *testing.T, kind string, edit ...func(*x509.Certificate)) *lab.
 // decrypt opens the mail with OpenSSL as the recipient does, with cms or smime.
 func decrypt(t *testing.T, command string, der []byte, to *lab.Issued) string {
 	t.Helper()
-	dir := t.TempDir()
-	file, cert, key := filepath.Join(dir, "smime.p7m"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	lab.Write(t, file, der)
-	lab.Write(t, cert, lab.PEM(to))
-	lab.Write(t, key, lab.KeyPEM(t, to.Key))
-	return lab.Output(t, lab.Need(t, "openssl"), command, "-decrypt", "-binary", "-inform", "DER", "-in", file, "-recip", cert, "-inkey", key)
+	lab.Need(t, "openssl")
+	text, err := openWith(command)(t, der, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func TestEncryptedMailsAreOpened(t *testing.T) {

@@ -47,10 +47,7 @@ func (s *Spool) Remembers(id string) (bool, error) {
 }
 
 func (s *Spool) recall(ctx context.Context, change func(map[string]time.Time)) error {
-	if err := s.open(); err != nil {
-		return err
-	}
-	unlock, err := s.lock(ctx, addLock)
+	unlock, err := s.openToAdd(ctx)
 	if err != nil {
 		return err
 	}

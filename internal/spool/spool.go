@@ -110,14 +110,19 @@ func New(dir string, limits Limits) *Spool {
 // Dir is the directory's absolute path.
 func (s *Spool) Dir() string { return s.dir }
 
+// openToAdd makes the directory if need be, and keeps others from adding until unlock is called.
+func (s *Spool) openToAdd(ctx context.Context) (unlock func(), err error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s.lock(ctx, addLock)
+}
+
 // Add writes an event to the end of the spool, and sets its number. When it returns without
 // an error, the event survives the end of this process and of the machine's power. The error
 // is a *FullError at a limit.
 func (s *Spool) Add(ctx context.Context, e *Entry) error {
-	if err := s.open(); err != nil {
-		return err
-	}
-	unlock, err := s.lock(ctx, addLock)
+	unlock, err := s.openToAdd(ctx)
 	if err != nil {
 		return err
 	}
