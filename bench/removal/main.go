@@ -2,10 +2,14 @@
 // write (sync_interval: always; with -relaxed every two minutes, as with 2m):
 //
 //	workqueue       each acknowledgement removes its message, as in CERTPOST_DELIVERIES
+//	workqueue, 4    the same with the messages spread over four streams, whose flushes overlap
 //	limits          acknowledgements are kept by the consumer; behind the oldest message
 //	                that is not acknowledged, the lane is purged every -purge
-//	limits, held    the same, while one message in a hundred waits for its next attempt,
+//	..., held       the same, while one message in a hundred waits for its next attempt,
 //	                and so holds the end of what can be purged
+//
+// With -behind, that many messages more wait in the stream and are not settled: the server
+// reads through all of them for each purge of a lane.
 //
 // It prints medians of interleaved rounds: mails and milliseconds of processor time a message,
 // and what is left in the stream at the end. docs/decisions/0085 draws the conclusion.
@@ -13,36 +17,36 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
 )
-
-const subject = "certpost.delivery.relay.ops"
 
 // variant is one way for settled messages to leave the stream.
 type variant struct {
 	name      string
 	retention jetstream.RetentionPolicy
 	held      int // one in so many messages is held back; 0: none
+	streams   int // the messages and those in work are divided among so many
 }
 
 var variants = []variant{
-	{"workqueue", jetstream.WorkQueuePolicy, 0},
-	{"workqueue, held", jetstream.WorkQueuePolicy, 100},
-	{"limits", jetstream.LimitsPolicy, 0},
-	{"limits, held", jetstream.LimitsPolicy, 100},
+	{"workqueue", jetstream.WorkQueuePolicy, 0, 1},
+	{"workqueue, held", jetstream.WorkQueuePolicy, 100, 1},
+	{"workqueue, 4", jetstream.WorkQueuePolicy, 0, 4},
+	{"limits", jetstream.LimitsPolicy, 0, 1},
+	{"limits, held", jetstream.LimitsPolicy, 100, 1},
 }
 
 // result is one run of a variant.
@@ -53,9 +57,9 @@ type result struct {
 }
 
 type plan struct {
-	messages, workers, size int
-	purge                   time.Duration
-	relaxed                 bool
+	messages, workers, size, behind int
+	purge                           time.Duration
+	relaxed                         bool
 }
 
 func main() {
@@ -64,6 +68,7 @@ func main() {
 	flag.IntVar(&p.messages, "messages", 5000, "messages in each round")
 	flag.IntVar(&p.workers, "workers", 64, "messages in work at a time")
 	flag.IntVar(&p.size, "size", 8500, "bytes of a message")
+	flag.IntVar(&p.behind, "behind", 0, "messages that wait in the stream all the time")
 	flag.DurationVar(&p.purge, "purge", 250*time.Millisecond, "pause between two purges")
 	flag.BoolVar(&p.relaxed, "relaxed", false, "flush every two minutes instead of every write")
 	flag.Parse()
@@ -126,110 +131,128 @@ func measure(p plan, v variant, dir string) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	ctx := context.Background()
-	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "DELIVERIES", Subjects: []string{"certpost.delivery.>"}, Retention: v.retention})
-	if err != nil {
-		return result{}, err
-	}
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "relay", FilterSubject: "certpost.delivery.relay.>",
-		AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute, MaxAckPending: p.messages})
-	if err != nil {
-		return result{}, err
-	}
-	if err := fill(js, p); err != nil {
-		return result{}, err
+	lanes := make([]*lane, v.streams)
+	for i := range lanes {
+		if lanes[i], err = newLane(js, p.in(v.streams), v, i); err != nil {
+			return result{}, err
+		}
 	}
 	wall, cpu := time.Now(), road.ProcessorTime()
-	held, err := settle(ctx, p, v, stream, consumer)
-	if err != nil {
+	var work errgroup.Group
+	for _, l := range lanes {
+		work.Go(l.settle)
+	}
+	if err := work.Wait(); err != nil {
 		return result{}, err
 	}
 	took, used := time.Since(wall), road.ProcessorTime()-cpu
-	info, err := stream.Info(ctx)
-	if err != nil {
-		return result{}, err
+	r := result{rate: float64(p.messages) / took.Seconds(), cpu: used.Seconds() * 1000 / float64(p.messages)}
+	for _, l := range lanes {
+		info, err := l.stream.Info(context.Background())
+		if err != nil {
+			return result{}, err
+		}
+		r.left += info.State.Msgs - uint64(l.plan.behind)
+		r.held += l.held
 	}
-	return result{
-		rate: float64(p.messages) / took.Seconds(), cpu: used.Seconds() * 1000 / float64(p.messages),
-		left: info.State.Msgs, held: held,
-	}, nil
+	return r, nil
 }
 
-// fill publishes the messages.
-func fill(js jetstream.JetStream, p plan) error {
+// in is the part of the plan of each of n streams.
+func (p plan) in(n int) plan {
+	p.messages, p.workers, p.behind = p.messages/n, p.workers/n, p.behind/n
+	return p
+}
+
+// lane is a stream that is filled, and the consumer of its only lane.
+type lane struct {
+	plan
+	variant
+	stream   jetstream.Stream
+	consumer jetstream.Consumer
+	subject  string
+	held     int
+}
+
+func newLane(js jetstream.JetStream, p plan, v variant, number int) (*lane, error) {
+	ctx := context.Background()
+	l := &lane{plan: p, variant: v, subject: fmt.Sprintf("certpost.delivery.%d.", number)}
+	var err error
+	l.stream, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: fmt.Sprintf("DELIVERIES_%d", number), Subjects: []string{l.subject + ">"}, Retention: v.retention})
+	if err != nil {
+		return nil, err
+	}
+	l.consumer, err = l.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "relay", FilterSubject: l.subject + ">",
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute, MaxAckPending: p.messages})
+	if err != nil {
+		return nil, err
+	}
 	body := make([]byte, p.size)
-	for range p.messages {
-		if _, err := js.PublishAsync(subject, body); err != nil {
-			return err
+	for range p.messages + p.behind {
+		if _, err := js.PublishAsync(l.subject+"ops", body, jetstream.WithStallWait(time.Minute)); err != nil {
+			return nil, err
 		}
 	}
 	<-js.PublishAsyncComplete()
-	return nil
+	return l, nil
 }
 
 // settle acknowledges every message but those that are held back, and returns when the
 // others have left the stream as far as the variant allows.
-func settle(ctx context.Context, p plan, v variant, stream jetstream.Stream, consumer jetstream.Consumer) (held int, err error) {
-	slots := make(chan struct{}, p.workers)
-	var work sync.WaitGroup
-	var failed atomic.Pointer[error]
-	stop, purged := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(purged)
-		if v.retention != jetstream.LimitsPolicy {
-			return
-		}
-		for last := false; !last; {
-			select {
-			case <-stop:
-				last = true
-			case <-time.After(p.purge):
-			}
-			if err := purge(ctx, stream, consumer); err != nil {
-				failed.Store(&err)
-			}
-		}
-	}()
-	for n := 0; n < p.messages; {
-		batch, err := consumer.Fetch(min(p.workers, p.messages-n))
+func (l *lane) settle() error {
+	ctx := context.Background()
+	var work errgroup.Group
+	work.SetLimit(l.workers)
+	var purging errgroup.Group
+	stop := make(chan struct{})
+	if l.retention == jetstream.LimitsPolicy {
+		purging.Go(func() error { return l.purgeUntil(ctx, stop) })
+	}
+	for n := 0; n < l.messages; {
+		batch, err := l.consumer.Fetch(min(l.workers, l.messages-n))
 		if err != nil {
-			return held, err
+			return err
 		}
 		for m := range batch.Messages() {
 			n++
-			if v.held > 0 && n%v.held == 0 {
-				held++
+			if l.variant.held > 0 && n%l.variant.held == 0 {
+				l.held++
 				if err := m.NakWithDelay(time.Hour); err != nil {
-					return held, err
+					return err
 				}
 				continue
 			}
-			slots <- struct{}{}
-			work.Go(func() {
-				if err := m.DoubleAck(ctx); err != nil {
-					failed.Store(&err)
-				}
-				<-slots
-			})
+			work.Go(func() error { return m.DoubleAck(ctx) })
 		}
 		if err := batch.Error(); err != nil {
-			return held, err
+			return err
 		}
 	}
-	work.Wait()
+	err := work.Wait()
 	close(stop)
-	<-purged
-	if err := failed.Load(); err != nil {
-		return held, *err
+	return errors.Join(err, purging.Wait())
+}
+
+// purgeUntil purges the lane now and then, and once more when stop is closed.
+func (l *lane) purgeUntil(ctx context.Context, stop <-chan struct{}) error {
+	for last := false; !last; {
+		select {
+		case <-stop:
+			last = true
+		case <-time.After(l.plan.purge):
+		}
+		if err := l.purge(ctx); err != nil {
+			return err
+		}
 	}
-	return held, nil
+	return nil
 }
 
 // purge removes everything up to the oldest message that is not acknowledged.
-func purge(ctx context.Context, stream jetstream.Stream, consumer jetstream.Consumer) error {
-	info, err := consumer.Info(ctx)
+func (l *lane) purge(ctx context.Context) error {
+	info, err := l.consumer.Info(ctx)
 	if err != nil {
 		return err
 	}
-	return stream.Purge(ctx, jetstream.WithPurgeSubject("certpost.delivery.relay.>"), jetstream.WithPurgeSequence(info.AckFloor.Stream+1))
+	return l.stream.Purge(ctx, jetstream.WithPurgeSubject(l.subject+">"), jetstream.WithPurgeSequence(info.AckFloor.Stream+1))
 }
