@@ -71,18 +71,21 @@ func (c *runCmd) Run(a *app) error {
 
 // instance is the running program: everything that `run` and `demo` share.
 type instance struct {
-	cfg     *Config
-	log     zerolog.Logger
-	store   *secrets.Store
-	broker  *broker.Broker
-	courier *delivery.Courier
-	runner  *queue.Runner
-	desk    *desk.Desk
-	auditor *broker.Auditor
-	http    *httpServer
-	seen    *visitors
-	keys    *keyWatch
-	onHost  *hostWatch
+	cfg      *Config
+	log      zerolog.Logger
+	store    *secrets.Store
+	broker   *broker.Broker
+	courier  *delivery.Courier
+	runner   *queue.Runner
+	desk     *desk.Desk
+	auditor  *broker.Auditor
+	http     *httpServer
+	seen     *visitors
+	keys     *keyWatch
+	onHost   *hostWatch
+	registry *metricsRegistry
+	// definitions counts what became of changed target definitions.
+	definitions *definitionMetrics
 	// natsCertificate is the embedded server's; nil without TLS.
 	natsCertificate *serverCertificate
 	ending          atomic.Bool // the shutdown has begun
@@ -109,8 +112,12 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if s.broker, err = broker.Open(connection, log); err != nil {
 		return s, err
 	}
-	registry := prometheus.NewRegistry()
+	registry := &metricsRegistry{Registry: prometheus.NewRegistry()}
+	s.registry = registry
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	buildMetric(registry)
+	s.definitions = newDefinitionMetrics(registry)
+	newVaultMetrics(registry, s.store)
 	options := cfg.courierOptions()
 	options.Deployed = func() { s.onHost.check() }
 	s.courier = delivery.NewCourier(cfg.Book, s.store, options)
@@ -124,6 +131,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	edits := s.cfg.HTTP.EditAndReplay.rules()
 	edits.Opens = s.courier.Opens
 	s.desk.AllowEdits(edits)
+	if !cfg.agent {
+		newDeskMetrics(registry, s.desk, s.broker, s.auditor)
+	}
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -131,7 +141,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 		return s, err
 	}
 	s.http = server
-	handleHealth(guard, s, registry)
+	handleHealth(guard, s, registry.Registry)
 	if err = s.serveIngest(guard); err != nil {
 		return s, err
 	}
@@ -225,6 +235,7 @@ func (s *instance) answer(ctx context.Context) {
 
 // reloaded logs the result of a change of the target definitions.
 func (s *instance) reloaded(c delivery.Change) {
+	s.definitions.reloaded(c)
 	for _, p := range c.Problems {
 		level := zerolog.ErrorLevel
 		if p.Severity == config.Warning {

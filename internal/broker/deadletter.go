@@ -21,32 +21,33 @@ import (
 
 // The headers of deliveries and dead letters.
 const (
-	HeaderEventID       = "Certpost-Event-Id"
-	HeaderTarget        = "Certpost-Target"
-	HeaderLane          = "Certpost-Lane"
-	HeaderGeneration    = "Certpost-Generation"
-	HeaderEventSequence = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
-	HeaderEventSubject  = "Certpost-Event-Subject"  // that the event was published on: its source
-	HeaderForce         = "Certpost-Force"
-	HeaderLetter        = "Certpost-Letter"    // the number of the dead letter that a delivery replays
-	HeaderCopyOf        = "Certpost-Copy-Of"   // the sequence of the delivery that was moved, or stranded
-	HeaderPublished     = "Certpost-Published" // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
-	HeaderCode          = "Certpost-Code"
-	HeaderClass         = "Certpost-Class"
-	HeaderPhase         = "Certpost-Phase"
-	HeaderReason        = "Certpost-Reason"
-	HeaderReplyCode     = "Certpost-Reply-Code"
-	HeaderEnhancedCode  = "Certpost-Enhanced-Code"
-	headerReply         = "Certpost-Reply"
-	HeaderAttempts      = "Certpost-Attempts"
-	HeaderFirstAttempt  = "Certpost-First-Attempt"
-	HeaderLastAttempt   = "Certpost-Last-Attempt"
-	HeaderCertainty     = "Certpost-Certainty"
-	HeaderRecipients    = "Certpost-Recipients"
-	HeaderRollback      = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
-	headerSecrets       = "Certpost-Secret-Versions"
-	HeaderReplaySubject = "Certpost-Replay-Subject"
-	headerRestoredFrom  = "Certpost-Restored-From"
+	HeaderEventID        = "Certpost-Event-Id"
+	HeaderTarget         = "Certpost-Target"
+	HeaderLane           = "Certpost-Lane"
+	HeaderGeneration     = "Certpost-Generation"
+	HeaderEventSequence  = "Certpost-Event-Sequence" // of the event in CERTPOST_EVENTS; deliveries only
+	HeaderEventSubject   = "Certpost-Event-Subject"  // that the event was published on: its source
+	HeaderForce          = "Certpost-Force"
+	HeaderLetter         = "Certpost-Letter"          // the number of the dead letter that a delivery replays
+	HeaderCopyOf         = "Certpost-Copy-Of"         // the sequence of the delivery that was moved, or stranded
+	HeaderEventPublished = "Certpost-Event-Published" // when the event was published (RFC 3339); deliveries only
+	HeaderPublished      = "Certpost-Published"       // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
+	HeaderCode           = "Certpost-Code"
+	HeaderClass          = "Certpost-Class"
+	HeaderPhase          = "Certpost-Phase"
+	HeaderReason         = "Certpost-Reason"
+	HeaderReplyCode      = "Certpost-Reply-Code"
+	HeaderEnhancedCode   = "Certpost-Enhanced-Code"
+	headerReply          = "Certpost-Reply"
+	HeaderAttempts       = "Certpost-Attempts"
+	HeaderFirstAttempt   = "Certpost-First-Attempt"
+	HeaderLastAttempt    = "Certpost-Last-Attempt"
+	HeaderCertainty      = "Certpost-Certainty"
+	HeaderRecipients     = "Certpost-Recipients"
+	HeaderRollback       = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
+	headerSecrets        = "Certpost-Secret-Versions"
+	HeaderReplaySubject  = "Certpost-Replay-Subject"
+	headerRestoredFrom   = "Certpost-Restored-From"
 )
 
 // NoToken replaces a missing lane, target or event in subjects.

@@ -206,3 +206,16 @@ func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 	out.Dead = letters.CachedInfo().State.Msgs
 	return out, nil
 }
+
+// Stored returns how many bytes the embedded server has stored, and how many it may store. With a
+// server elsewhere ok is false: that server's own monitoring has them.
+func (b *Broker) Stored() (used, limit uint64, ok bool) {
+	if b.server == nil {
+		return 0, 0, false
+	}
+	info, err := b.server.srv.Jsz(nil)
+	if err != nil || info.Disabled {
+		return 0, 0, false
+	}
+	return info.Store, uint64(max(info.Config.MaxStore, 0)), true
+}

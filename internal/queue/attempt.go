@@ -34,16 +34,18 @@ const longestClaim = 15 * time.Second
 
 // job is one delivery message that is being handled.
 type job struct {
-	r      *Runner
-	lane   *lane
-	msg    jetstream.Msg
-	seq    uint64    // in CERTPOST_DELIVERIES
-	since  time.Time // when the message, or the one of which it is a copy, was published
-	event  *events.Event
-	target string
-	token  string // of the event id, for subjects and keys
-	key    string // in the ledger
-	gen    int
+	r     *Runner
+	lane  *lane
+	msg   jetstream.Msg
+	seq   uint64    // in CERTPOST_DELIVERIES
+	since time.Time // when the message, or the one of which it is a copy, was published
+	// published is when the event was; zero for deliveries of versions that did not say it.
+	published time.Time
+	event     *events.Event
+	target    string
+	token     string // of the event id, for subjects and keys
+	key       string // in the ledger
+	gen       int
 	// eventSeq is the event's sequence in CERTPOST_EVENTS; 0 for a replay.
 	eventSeq uint64
 	// copyOf is the sequence of the message of which this one is a copy in another lane; 0 if
@@ -99,7 +101,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
-		r.metrics.attempt(l.label, failure)
+		r.metrics.attempt(l.label, receipt, failure)
 	}
 	j.settle(ctx, receipt, failure)
 }
@@ -115,6 +117,7 @@ func (j *job) read() *verdict.Failure {
 	if first, err := time.Parse(time.RFC3339Nano, h.Get(broker.HeaderPublished)); err == nil && first.Before(j.since) {
 		j.since = first
 	}
+	j.published, _ = time.Parse(time.RFC3339Nano, h.Get(broker.HeaderEventPublished))
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
 	j.copyOf, _ = strconv.ParseUint(h.Get(broker.HeaderCopyOf), 10, 64)

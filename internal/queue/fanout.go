@@ -263,7 +263,7 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, r.deliveryOf(f.event, body, f.seq, route, f.msg.Headers()))
+		f.deliveries = append(f.deliveries, r.deliveryOf(f.event, body, route, origin{f.seq, f.stored, f.msg.Headers()}))
 		f.routes = append(f.routes, route)
 	}
 	return f
@@ -277,11 +277,17 @@ func messageID(token, target string) string {
 	return token + "/" + target + "/" + firstGeneration
 }
 
+// origin is the message of an event in CERTPOST_EVENTS.
+type origin struct {
+	seq       uint64
+	published time.Time
+	headers   nats.Header
+}
+
 // deliveryOf returns the delivery message of an event for one target. Its body is the whole
-// event; seq is that of the event, and of the headers of the event's message the trace
-// context is kept. It is sealed: whoever delivers it reads it without searching it for
+// event; of the headers of the event's message the trace context is kept. It is sealed: whoever delivers it reads it without searching it for
 // private keys again (docs/decisions/0069).
-func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, route verdict.Route, headers nats.Header) *nats.Msg {
+func (r *Runner) deliveryOf(ev *events.Event, body events.Body, route verdict.Route, from origin) *nats.Msg {
 	m := nats.NewMsg(broker.DeliverySubject(route.Lane, route.Target))
 	m.Data = body.Bytes
 	m.Header.Set(nats.MsgIdHdr, messageID(events.Token(ev.ID), route.Target))
@@ -289,10 +295,11 @@ func (r *Runner) deliveryOf(ev *events.Event, body events.Body, seq uint64, rout
 	m.Header.Set(broker.HeaderTarget, route.Target)
 	m.Header.Set(broker.HeaderLane, route.Lane)
 	m.Header.Set(broker.HeaderGeneration, firstGeneration)
-	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(seq, 10))
+	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(from.seq, 10))
+	m.Header.Set(broker.HeaderEventPublished, from.published.UTC().Format(time.RFC3339Nano))
 	m.Header.Set(broker.HeaderEventSubject, broker.HeaderText(ev.Subject))
 	for _, h := range []string{"traceparent", "tracestate"} {
-		if v := headers.Get(h); v != "" {
+		if v := from.headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
 		}
 	}

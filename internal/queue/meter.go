@@ -26,14 +26,15 @@ type meter struct {
 	kv     jetstream.KeyValue
 	log    zerolog.Logger
 	report func(part, relay string, err error) // gets the result of each count
+	left   func(relay string, mails int)       // gets what a relay could still be given
 
 	mu      sync.Mutex
 	queues  map[string][]chan<- time.Duration // callers that wait for an answer, by relay
 	serving map[string]bool                   // relays for which serve runs
 }
 
-func newMeter(kv jetstream.KeyValue, log zerolog.Logger, report func(part, relay string, err error)) *meter {
-	return &meter{kv: kv, log: log, report: report, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
+func newMeter(kv jetstream.KeyValue, log zerolog.Logger, report func(part, relay string, err error), left func(relay string, mails int)) *meter {
+	return &meter{kv: kv, log: log, report: report, left: left, queues: map[string][]chan<- time.Duration{}, serving: map[string]bool{}}
 }
 
 // meterTimeout bounds one request to the bucket, retries included; meterPause is the wait
@@ -65,7 +66,9 @@ func (m *meter) room(ctx context.Context, relay string, limit verdict.Rate) (n i
 		m.log.Warn().Err(err).Str("relay", relay).Msg("the count of mails to the relay cannot be read; its lane waits")
 		return 0, backoff.Jitter(meterPause)
 	}
-	return w.room(limit, time.Now())
+	n, wait = w.room(limit, time.Now())
+	m.left(relay, n)
+	return n, wait
 }
 
 // take counts one mail and returns 0, or counts none and returns how long to wait.
@@ -124,6 +127,8 @@ func (m *meter) reserve(relay string, limit verdict.Rate, mails int) (granted in
 			w.add(limit, granted, now)
 			if err = m.write(ctx, w, revision); err == nil {
 				m.report(partRate, relay, nil)
+				rest, _ := w.room(limit, now)
+				m.left(relay, rest)
 				return granted, w.after(limit, now)
 			}
 		}

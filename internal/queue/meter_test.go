@@ -168,7 +168,7 @@ func TestRateKeys(t *testing.T) {
 func TestThoseWhoAskAtOnceAreCounted(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("ops@relay1"), nil)
-	other := newMeter(b.runner.meter.kv, zerolog.Nop(), func(string, string, error) {})
+	other := newMeter(b.runner.meter.kv, zerolog.Nop(), func(string, string, error) {}, func(string, int) {})
 	limit := verdict.Rate{Count: 100, Per: time.Hour}
 	var wg sync.WaitGroup
 	var refused atomic.Int32

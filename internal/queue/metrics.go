@@ -1,6 +1,9 @@
 package queue
 
 import (
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +26,12 @@ type Metrics struct {
 	standstill         *prometheus.GaugeVec
 	recovered          *prometheus.CounterVec
 	duration           *prometheus.HistogramVec
+	fromEvent          prometheus.Histogram
+	phases             *prometheus.HistogramVec
+	failures           *prometheus.CounterVec
+	tlsFailures        *prometheus.CounterVec
+	unknown            *prometheus.CounterVec
+	rateLeft           *prometheus.GaugeVec
 }
 
 // NewMetrics registers the queue's metrics.
@@ -61,21 +70,99 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		recovered: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certpost_recovered_total", Help: "Deliveries and dead letters that the streams had lost and that were stored again. Alert on any.",
 		}, []string{"what"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		duration: prometheus.NewHistogramVec(seconds(prometheus.HistogramOpts{
 			Name: "certpost_delivery_seconds", Help: "Seconds from the publication of a delivery to its settling, by state.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400},
-		}, []string{"state"}),
+		}), []string{"state"}),
+		fromEvent: prometheus.NewHistogram(seconds(prometheus.HistogramOpts{
+			Name: "certpost_event_to_accepted_seconds", Help: "Seconds from the publication of an event to the relay's 250 for one of its mails, or to the end of a deployment; without replays.",
+		})),
+		phases: prometheus.NewHistogramVec(seconds(prometheus.HistogramOpts{
+			Name: "certpost_phase_seconds", Help: "Seconds that accepted mails spent in a phase: secrets, render, dial (0 on a connection that was kept), send.",
+		}), []string{"phase"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certpost_attempt_failures_total", Help: "Failed attempts by lane, phase and class of the relay's reply: 4xx, 5xx, none.",
+		}, []string{"lane", "phase", "reply"}),
+		tlsFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certpost_tls_failures_total", Help: "Attempts that failed in TLS, by lane and kind: expired, authority, name, not_offered, other.",
+		}, []string{"lane", "kind"}),
+		unknown: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certpost_unknown_outcomes_total", Help: "Attempts by lane whose content was sent and whose final reply was not read.",
+		}, []string{"lane"}),
+		rateLeft: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_rate_left", Help: "Mails that a relay with a rate limit could get when this process last counted one.",
+		}, []string{"relay"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.standstill, m.recovered, m.duration)
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.standstill, m.recovered, m.duration,
+		m.fromEvent, m.phases, m.failures, m.tlsFailures, m.unknown, m.rateLeft)
 	return m
 }
 
-func (m *Metrics) attempt(lane string, f *verdict.Failure) {
-	code := "ok"
-	if f != nil {
-		code = string(f.Code)
+// seconds gives a histogram classic buckets from 5 ms to a day, and native ones for servers
+// that read them.
+func seconds(o prometheus.HistogramOpts) prometheus.HistogramOpts {
+	o.Buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}
+	o.NativeHistogramBucketFactor, o.NativeHistogramMaxBucketNumber, o.NativeHistogramMinResetDuration = 1.1, 160, time.Hour
+	return o
+}
+
+func (m *Metrics) attempt(lane string, receipt *verdict.Receipt, f *verdict.Failure) {
+	if f == nil {
+		m.attempts.WithLabelValues(lane, "ok").Inc()
+	} else {
+		m.attempts.WithLabelValues(lane, string(f.Code)).Inc()
+		m.failed(lane, f)
 	}
-	m.attempts.WithLabelValues(lane, code).Inc()
+	if receipt == nil || receipt.OnHost() {
+		return
+	}
+	for phase, took := range map[string]time.Duration{
+		"secrets": receipt.Timings.Secrets, "render": receipt.Timings.Render, "dial": receipt.Timings.Dial, "send": receipt.Timings.Send,
+	} {
+		m.phases.WithLabelValues(phase).Observe(took.Seconds())
+	}
+}
+
+// failed counts a failed attempt by where and how it failed.
+func (m *Metrics) failed(lane string, f *verdict.Failure) {
+	reply := "none"
+	if f.ReplyCode >= 400 && f.ReplyCode < 600 {
+		reply = fmt.Sprintf("%dxx", f.ReplyCode/100)
+	}
+	m.failures.WithLabelValues(lane, string(f.Phase), reply).Inc()
+	if f.Code == verdict.SMTPTLS {
+		m.tlsFailures.WithLabelValues(lane, tlsKind(f)).Inc()
+	}
+	if f.Certainty == verdict.MaybeSent {
+		m.unknown.WithLabelValues(lane).Inc()
+	}
+}
+
+// tlsKind tells the failures of TLS apart that different people mend.
+func tlsKind(f *verdict.Failure) string {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case f.Phase == verdict.PhaseSTARTTLS:
+		return "not_offered"
+	case errors.As(f.Cause, &invalid) && invalid.Reason == x509.Expired:
+		return "expired"
+	case errors.As(f.Cause, new(x509.HostnameError)):
+		return "name"
+	case errors.As(f.Cause, new(x509.UnknownAuthorityError)):
+		return "authority"
+	}
+	return "other"
+}
+
+// accepted observes how long an event took; published is zero if that is not known.
+func (m *Metrics) accepted(published time.Time, receipt *verdict.Receipt) {
+	if receipt == nil || published.IsZero() {
+		return
+	}
+	at := receipt.At
+	if at.IsZero() {
+		at = time.Now()
+	}
+	m.fromEvent.Observe(max(at.Sub(published), 0).Seconds())
 }
 
 func (m *Metrics) settle(lane, state string, since time.Time) {
@@ -83,4 +170,8 @@ func (m *Metrics) settle(lane, state string, since time.Time) {
 	if !since.IsZero() {
 		m.duration.WithLabelValues(state).Observe(time.Since(since).Seconds())
 	}
+}
+
+func (m *Metrics) left(relay string, mails int) {
+	m.rateLeft.WithLabelValues(relay).Set(float64(max(mails, 0)))
 }

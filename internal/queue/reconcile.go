@@ -348,7 +348,7 @@ func (rc *reconciler) recoverOne(ctx context.Context, d *lostDelivery) (told *br
 			return nil, 0, err
 		}
 	}
-	m := rc.r.deliveryOf(ev, ev.Body(), d.event, verdict.Route{Target: d.Target, Lane: lane}, stored.Headers)
+	m := rc.r.deliveryOf(ev, ev.Body(), verdict.Route{Target: d.Target, Lane: lane}, origin{d.event, stored.Published, stored.Headers})
 	published := stored.Published
 	if entry.Generation > 1 {
 		published = entry.First // of the replay: about its publication, which is not known

@@ -232,7 +232,7 @@ func (r *Runner) openRelays(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.meter = newMeter(kv, r.log, r.standstills.report)
+	r.meter = newMeter(kv, r.log, r.standstills.report, r.metrics.left)
 	if r.set.OnlyHost {
 		return r.openSuspension(ctx, kv)
 	}

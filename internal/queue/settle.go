@@ -115,6 +115,9 @@ func (j *job) sent() {
 	}
 	j.r.reached(pointRecorded)
 	j.conclude("sent", nil)
+	if j.entry.Generation <= 1 && j.replayOf == 0 {
+		j.r.metrics.accepted(j.published, j.entry.Receipt)
+	}
 	if wasDead || j.mayHaveLetter() {
 		if !j.takeLettersOff("") {
 			return

@@ -39,6 +39,7 @@ type client struct {
 	slots   chan struct{}
 	breaker *breaker
 	log     zerolog.Logger
+	meter   *meter
 }
 
 // request is one request. Each request has its own token, because the SDK shares one
@@ -116,6 +117,7 @@ func newClient(cfg Config, log zerolog.Logger) (*client, error) {
 		api: sdk, http: transport, timeout: timeout, log: log,
 		slots:   make(chan struct{}, maxInFlight),
 		breaker: &breaker{threshold: awayAfter, least: leastPause, most: mostPause},
+		meter:   &meter{},
 	}, nil
 }
 
@@ -162,6 +164,13 @@ func (t TLS) apply(conf *tls.Config) error {
 // send makes the request. Its error is an *Error of kind ErrUnavailable, or ctx.Err()
 // when ctx ended.
 func (c *client) send(ctx context.Context, r request) (answer, error) {
+	ans, err := c.admitted(ctx, r)
+	c.meter.count(r, ans, err)
+	return ans, err
+}
+
+// admitted makes the request once there is a free place and the breaker admits it.
+func (c *client) admitted(ctx context.Context, r request) (answer, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()

@@ -113,6 +113,7 @@ func (s *session) watch(ctx context.Context, t *token) {
 		event.Msg("logged in to Vault with a token that is not renewed")
 		return
 	}
+	s.client.meter.holds(t.lifetime.Auth.LeaseDuration)
 	event.Dur("ttl", time.Duration(t.lifetime.Auth.LeaseDuration)*time.Second).Bool("renewable", t.lifetime.Auth.Renewable).Msg("logged in to Vault")
 	watcher, err := s.client.api.NewLifetimeWatcher(&api.LifetimeWatcherInput{Secret: t.lifetime})
 	if err != nil {
@@ -125,7 +126,10 @@ func (s *session) watch(ctx context.Context, t *token) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-watcher.RenewCh():
+			case renewed := <-watcher.RenewCh():
+				if renewed.Secret != nil && renewed.Secret.Auth != nil {
+					s.client.meter.holds(renewed.Secret.Auth.LeaseDuration)
+				}
 				s.log.Debug().Msg("renewed the Vault token")
 			case <-watcher.DoneCh():
 				s.log.Debug().Msg("the Vault token cannot be renewed any more; the next request logs in again")

@@ -56,6 +56,7 @@ var needs = []need{
 	{"mount", []string{"mount"}, "power cuts"},
 	{"unzip", []string{"unzip"}, "the commands in mails that open archives"},
 	{"setsid", []string{"util-linux"}, "the commands in mails, without a terminal"},
+	{"promtool", []string{"prometheus"}, "alerts"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
