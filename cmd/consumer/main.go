@@ -65,6 +65,8 @@ type cli struct {
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
 	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print NATS accounts with a user for each role, and what each may do."`
+	Backup       backupCmd       `cmd:"" help:"Copy all that lies in NATS, and the keys of data_dir, into a directory, while certpost runs."`
+	Restore      restoreCmd      `cmd:"" help:"Make the streams of a backup in an empty NATS."`
 	Completion   completionCmd   `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
 	Complete     completeCmd     `cmd:"" hidden:""`
 	Help         helpCmd         `cmd:"" help:"Show the help of a command."`

@@ -16,7 +16,7 @@ import (
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	whole := command(t, nil, "--help").done(t)
-	for _, name := range []string{"run", "demo", "init", "publish", "check", "render", "send-test", "status", "targets", "completion", "help", "dead-letters", "replays", "audit", "deliveries", "schema", "version"} {
+	for _, name := range []string{"run", "demo", "init", "publish", "check", "render", "send-test", "status", "targets", "completion", "help", "dead-letters", "replays", "audit", "deliveries", "schema", "backup", "restore", "version"} {
 		if !regexp.MustCompile(`(?m)^  ` + name + ` +[A-Z]`).MatchString(whole) {
 			t.Errorf("the help has no line for %s:\n%s", name, whole)
 		}

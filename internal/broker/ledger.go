@@ -245,6 +245,9 @@ type Ledger struct {
 	b      *Broker
 	kv     jetstream.KeyValue
 	groups *committer // nil: every entry is written singly
+	// RestoredTo is the time of the newest message of the backup that was restored; zero if none
+	// was.
+	RestoredTo time.Time
 }
 
 func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
@@ -252,7 +255,11 @@ func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 	if err != nil {
 		return Ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
 	}
-	l := Ledger{b: b, kv: kv}
+	s, err := b.js.Stream(ctx, "KV_"+LedgerBucket)
+	if err != nil {
+		return Ledger{}, fmt.Errorf("ledger %s: %w", LedgerBucket, err)
+	}
+	l := Ledger{b: b, kv: kv, RestoredTo: restoredTo(s.CachedInfo().Config)}
 	if b.flushesEachWrite() {
 		l.groups = &committer{writeSingle: l.write, writeGroup: b.writeEntries}
 	}

@@ -95,7 +95,7 @@ var ErrNotOurs = errors.New("not created by Certpost")
 func (b *Broker) streams() []jetstream.StreamConfig {
 	base := func(name, about string, subjects ...string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
-			Name: name, Description: about, Subjects: subjects, Metadata: owned,
+			Name: name, Description: about, Subjects: subjects, Metadata: streamMarks(),
 			Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, Discard: jetstream.DiscardNew,
 			MaxConsumers: -1, MaxMsgs: -1, MaxBytes: cmp.Or(b.cfg.MaxBytes[name], -1), MaxMsgSize: -1, MaxMsgsPerSubject: -1,
 			Duplicates: cmp.Or(b.cfg.DuplicateWindow, defaultDuplicates), AllowDirect: true,
@@ -206,6 +206,9 @@ func (b *Broker) ensureStream(ctx context.Context, want jetstream.StreamConfig) 
 	if have.Metadata[ownerKey] != ownerMark {
 		return fmt.Errorf("stream %s exists and was %w (%s): rename or remove it, or use another NATS account", want.Name, ErrNotOurs, describeDiff(diff))
 	}
+	if err := checkLayout(want.Name, have.Metadata); err != nil {
+		return err
+	}
 	if len(diff) == 0 {
 		return nil
 	}
@@ -287,6 +290,7 @@ func streamDiff(have, want jetstream.StreamConfig) []string {
 	d.add("allow_rollup_hdrs", have.AllowRollup, want.AllowRollup)
 	d.add("deny_delete", have.DenyDelete, want.DenyDelete)
 	d.add("deny_purge", have.DenyPurge, want.DenyPurge)
+	d.add("layout", have.Metadata[layoutKey], want.Metadata[layoutKey])
 	return d
 }
 

@@ -220,8 +220,12 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.entry.Consented = j.entry.Uncertain && entry.State == broker.StateDead
 	}
+	why := "an earlier attempt ended before the relay's reply to the content was recorded"
+	if j.fromBackup() {
+		j.entry.Uncertain, why = true, "it comes from a backup that was restored, and may have been sent after the backup was made"
+	}
 	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
-		j.dead(uncertain("an earlier attempt ended before the relay's reply to the content was recorded"))
+		j.dead(uncertain(why))
 		return false
 	}
 	j.entry.Attempts++
@@ -231,6 +235,16 @@ func (j *job) due(ctx context.Context) bool {
 	j.entry.EventSubject = j.event.Subject
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
 	return true
+}
+
+// fromBackup reports whether the delivery, or its event, lay in a backup that was restored, and
+// was not tried since: what became of it after the backup was made is not known.
+func (j *job) fromBackup() bool {
+	to := j.r.ledger.RestoredTo
+	if to.IsZero() || j.entry.Last.After(to) || verdict.OnHost(j.lane.name) { // a deployment is repeated without harm
+		return false
+	}
+	return !j.since.After(to) || !j.published.IsZero() && !j.published.After(to)
 }
 
 // readLedger returns the delivery's entry and its revision, 0 if there is none, and how
