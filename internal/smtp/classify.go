@@ -74,7 +74,7 @@ type phaseRow struct {
 }
 
 // phaseTable decides by phase and kind, never by the text of a reply. docs/codes.md
-// shows it; TestCodesDocument keeps the two equal.
+// shows it; TestPhasesOnThePage keeps the two equal.
 var phaseTable = []phaseRow{
 	{phase: verdict.PhaseConnect, timeout: 30 * time.Second, rulings: [kindCount]ruling{
 		dropped: down, hung: down, stopped: later,

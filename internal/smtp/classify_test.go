@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/textproto"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,34 +12,10 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// TestCodesDocument keeps docs/codes.md equal to the table. With
-// UPDATE_DOCS=true it writes the page.
-func TestCodesDocument(t *testing.T) {
+// TestPhasesOnThePage keeps docs/codes.md equal to the table.
+func TestPhasesOnThePage(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(lab.Root(), "docs", "codes.md")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page := string(text)
-	for name, table := range map[string]string{"phases": phasesAsMarkdown(), "codes": codesAsMarkdown()} {
-		begin, end := "<!-- begin: "+name+" -->\n", "<!-- end: "+name+" -->"
-		before, rest, found := strings.Cut(page, begin)
-		_, after, closed := strings.Cut(rest, end)
-		if !found || !closed {
-			t.Fatalf("%s has no markers for the %s", path, name)
-		}
-		page = before + begin + table + end + after
-	}
-	if page == string(text) {
-		return
-	}
-	if os.Getenv("UPDATE_DOCS") != "true" {
-		t.Fatalf("%s differs from the table in classify.go; run this test with UPDATE_DOCS=true and read the difference", path)
-	}
-	if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Document(t, "docs/codes.md", map[string]string{"phases": phasesAsMarkdown()})
 }
 
 func phasesAsMarkdown() string {
@@ -65,17 +40,6 @@ func phasesAsMarkdown() string {
 			b.WriteString(" | " + cell)
 		}
 		b.WriteString(" |\n")
-	}
-	return b.String()
-}
-
-func codesAsMarkdown() string {
-	var b strings.Builder
-	b.WriteString("| code | class | retried | what to do |\n|---|---|---|---|\n")
-	for _, code := range []verdict.Code{verdict.SMTPConnect, verdict.SMTPTransient, verdict.SMTPTLS, verdict.SMTPAuth,
-		verdict.SMTPPermanent, verdict.SMTPValidation} {
-		retried := map[bool]string{true: "yes", false: "no"}[code.Retried()]
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", code, code.Class(), retried, remedies[code])
 	}
 	return b.String()
 }
