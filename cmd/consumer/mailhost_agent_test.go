@@ -88,7 +88,7 @@ func TestAgentOnAMailHost(t *testing.T) {
 	if e := o.entry("e1", "file", broker.StateSent); e.Receipt.State != "deployed" {
 		t.Errorf("the receipt is %+v", e.Receipt)
 	}
-	o.until("the agent is seen", func() bool { return strings.Contains(r.as("certpost", "relays", "list").stdout, "delivers") })
+	o.until("the agent is seen", func() bool { return strings.Contains(r.as("certpost", "relays", "list").stdout, "ready") })
 	if status, body := get(s, "/readyz"); status != 200 {
 		t.Errorf("the agent's readyz: %d %s", status, body)
 	}

@@ -55,9 +55,9 @@ func (c *relaysListCmd) Run(a *app) error {
 	var cells [][]string
 	for _, r := range rows {
 		cells = append(cells, []string{r.Lane, strings.Join(r.names(), " "), fmt.Sprint(r.Waiting), fmt.Sprint(r.InFlight),
-			desk.StateOf(r.LaneInfo).Words, strings.Join(r.limits(), "; ")})
+			desk.StateOf(r.LaneInfo).Words, lately(r.LaneInfo), strings.Join(r.limits(), "; ")})
 	}
-	err = table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "RATE AND CONNECTIONS"}, cells)
+	err = table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "LAST HOUR", "RATE AND CONNECTIONS"}, cells)
 	for _, r := range rows {
 		if err == nil {
 			err = r.explain(a.stdout)
@@ -80,6 +80,14 @@ func (r laneRow) explain(w io.Writer) error {
 	fmt.Fprintln(w)
 	return pairs(w, [2]string{"Lane", r.Lane}, [2]string{"State", state.Words}, [2]string{"Until", until}, [2]string{"By", state.By},
 		[2]string{"Reason", state.Why}, [2]string{"Reply", state.Reply})
+}
+
+// lately is how many of the last hour's attempts in a lane succeeded, as "3 of 4"; "-" if there were none.
+func lately(l broker.LaneInfo) string {
+	if a := l.Activity; a != nil && a.Accepted+a.Failed > 0 {
+		return fmt.Sprintf("%d of %d", a.Accepted, a.Accepted+a.Failed)
+	}
+	return "-"
 }
 
 // laneRows returns the existing lanes and those that the defined targets use, by name.

@@ -56,8 +56,8 @@ func TestRelaysCommands(t *testing.T) {
 		t.Errorf("suspension: %+v", s)
 	}
 	text := o.certpost("relays", "list").done(t)
-	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 8 || !regexp.MustCompile(`^LANE +RELAYS +WAITING +IN FLIGHT +STATE +RATE AND CONNECTIONS$`).MatchString(lines[0]) ||
-		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +suspended +1000/h, 7 connections, 20 mails per connection$`).MatchString(lines[1]) ||
+	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 8 || !regexp.MustCompile(`^LANE +RELAYS +WAITING +IN FLIGHT +STATE +LAST HOUR +RATE AND CONNECTIONS$`).MatchString(lines[0]) ||
+		!regexp.MustCompile(`^`+lane+` +`+name+` +1 +0 +suspended +- +1000/h, 7 connections, 20 mails per connection$`).MatchString(lines[1]) ||
 		!regexp.MustCompile(`^Lane +`+lane+`\nState +suspended\nUntil +20\S+ \S+Z\nBy +`+regexp.QuoteMeta(actor())+`\nReason +new firewall$`).MatchString(strings.Join(lines[3:], "\n")) {
 		t.Errorf("list:\n%s", text)
 	}
@@ -96,7 +96,7 @@ func TestRelaysListShowsALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.publish("e1", "ops")
-	row := regexp.MustCompile(`(?m)^localhost-\d+ +localhost:\d+ +1 +0 +at the relay's own limit *\n\nLane +localhost-\d+\nState +at the relay's own limit\nUntil +20\S+ \S+Z\n` +
+	row := regexp.MustCompile(`(?m)^localhost-\d+ +localhost:\d+ +1 +0 +at the relay's own limit +\S.*\n\nLane +localhost-\d+\nState +at the relay's own limit\nUntil +20\S+ \S+Z\n` +
 		`Reason +localhost:\d+ answered 550 5\.4\.5 to MAIL FROM; this is a limit of the relay itself.*\nReply +5\.4\.5 Daily user sending limit exceeded\n$`)
 	o.until("the limit to be listed", func() bool { return row.MatchString(o.certpost("relays", "list").done(t)) })
 	o.until("the health check to name the limit", func() bool {

@@ -92,11 +92,11 @@ func (o overview) print(a *app) error {
 	}
 	var rows [][]string
 	for _, lane := range o.Lanes {
-		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), desk.StateOf(lane.LaneInfo).Words})
+		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), desk.StateOf(lane.LaneInfo).Words, lately(lane.LaneInfo)})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(a.stdout)
-		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE"}, rows); err != nil {
+		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "LAST HOUR"}, rows); err != nil {
 			return err
 		}
 	}

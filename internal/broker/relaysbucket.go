@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -89,6 +90,33 @@ type LaneStatus struct {
 	Relays   []RelayAway `json:"relays,omitempty"`
 	Paused   string      `json:"paused,omitempty"` // why nothing is fetched: one of the reasons above
 	InFlight int         `json:"in_flight"`
+	// Activity is what became of this process's attempts; nil before the first one.
+	Activity *LaneActivity `json:"activity,omitempty"`
+}
+
+// LaneActivity is what became of the attempts in a lane.
+type LaneActivity struct {
+	Accepted     int          `json:"accepted_last_hour"` // mails that a relay took, deployments that succeeded
+	Failed       int          `json:"failed_last_hour"`   // all other attempts, also those that are retried
+	LastAccepted time.Time    `json:"last_accepted,omitzero"`
+	LastFailed   time.Time    `json:"last_failed,omitzero"`
+	Failure      verdict.Code `json:"last_failure,omitempty"` // of the last one that failed
+}
+
+// and is the activity of two processes together.
+func (a *LaneActivity) and(b *LaneActivity) *LaneActivity {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	sum := *a
+	sum.Accepted, sum.Failed = a.Accepted+b.Accepted, a.Failed+b.Failed
+	if b.LastAccepted.After(a.LastAccepted) {
+		sum.LastAccepted = b.LastAccepted
+	}
+	if b.LastFailed.After(a.LastFailed) {
+		sum.LastFailed, sum.Failure = b.LastFailed, b.Failure
+	}
+	return &sum
 }
 
 // RelayAway is a relay whose breaker is not closed.

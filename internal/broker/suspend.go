@@ -190,6 +190,9 @@ type LaneInfo struct {
 	Starting   bool         `json:"starting,omitempty"`            // no process has reported yet, and it is too early to expect it
 	Statuses   []LaneStatus `json:"statuses,omitempty"`            // one per process whose breaker is not closed or that is paused
 	Suspension *Suspension  `json:"suspension,omitempty"`
+	// Activity is what became of the attempts of all processes that serve the lane; nil if they
+	// have made none.
+	Activity *LaneActivity `json:"activity,omitempty"`
 	// Pauses are those of its relays for limits of their own, by relay.
 	Pauses []verdict.RelayPause `json:"relay_pauses,omitempty"`
 	// LastSeen is when a process ran on the mail host whose lane it is, to a minute; zero: never,
@@ -334,6 +337,7 @@ func (i *LaneInfo) uses(p verdict.RelayPause) bool {
 func (i *LaneInfo) add(s LaneStatus) {
 	i.Replicas++
 	i.InFlight += s.InFlight
+	i.Activity = i.Activity.and(s.Activity)
 	i.Waiting -= min(i.Waiting, uint64(s.InFlight))
 	if s.Breaker != BreakerClosed || s.Paused != "" {
 		i.Statuses = append(i.Statuses, s)

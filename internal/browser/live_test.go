@@ -84,7 +84,7 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	tb := c.tab(t, o.http)
 	tb.open("/relays")
 	tb.updates()
-	tb.sees("delivers")
+	tb.sees("ready")
 	count := "window.asked = 0, document.addEventListener('htmx:beforeOnLoad', () => { window.asked++ }), 1"
 	mustAsk[int](tb, count)
 	asked := func() int { return mustAsk[int](tb, "window.asked") }
@@ -155,7 +155,7 @@ func testRenewal(t *testing.T, c *chromium) {
 			h.sees(o.lanes[0])
 			h.at("/relays")
 			if w.scripts {
-				h.sees("delivers") // with the first heartbeat in the new bucket
+				h.sees("ready") // with the first heartbeat in the new bucket
 			}
 			h.take() // the answers with status 503
 		})

@@ -102,6 +102,8 @@ func newLaneView(lane broker.LaneInfo) laneView {
 		v.Mark = "busy"
 	case slices.ContainsFunc(lane.Statuses, func(s broker.LaneStatus) bool { return len(s.Relays) > 0 }):
 		v.Mark = "bad"
+	case v.State.Words == desk.NothingSucceeds:
+		v.Mark = "bad"
 	case lane.Replicas == 0, len(lane.Statuses) > 0, len(lane.Pauses) > 0:
 		v.Mark = "warn"
 	}

@@ -26,7 +26,9 @@ func TestCodesOnThePage(t *testing.T) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", code, code.Class(), retried, w.cause, w.remedy)
 		occasions := slices.DeleteFunc(slices.Collect(maps.Keys(byPhase)), func(o occasion) bool { return o.code != code })
 		phases := verdict.Phases()
-		slices.SortFunc(occasions, func(a, b occasion) int { return cmp.Compare(slices.Index(phases, a.phase), slices.Index(phases, b.phase)) })
+		slices.SortFunc(occasions, func(a, b occasion) int {
+			return cmp.Compare(slices.Index(phases, a.phase), slices.Index(phases, b.phase))
+		})
 		for _, o := range occasions {
 			fmt.Fprintf(&b, "| - in %s | | | %s | %s |\n", o.phase, byPhase[o].cause, byPhase[o].remedy)
 		}

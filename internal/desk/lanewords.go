@@ -74,11 +74,12 @@ func BreakerWords(r broker.RelayAway) string {
 
 // LaneState is the state of a lane in words, the same on pages and in commands.
 type LaneState struct {
-	Words string    // what the lane does
-	Why   string    // Certpost's or the operator's reason; "" if the words say it all
-	Reply string    // the relay's reply, if that is the reason; cleaned
-	By    string    // who suspended the lane
-	Until time.Time // when the state ends by itself; zero: unknown, or not by itself
+	Words  string    // what the lane does
+	Why    string    // Certpost's or the operator's reason; "" if the words say it all
+	Reply  string    // the relay's reply, if that is the reason; cleaned
+	By     string    // who suspended the lane
+	Until  time.Time // when the state ends by itself; zero: unknown, or not by itself
+	Lately string    // what became of the attempts of the last hour; "" if not known
 }
 
 // AwayWords says of the lane of a mail host since when no process runs there, and what waits.
@@ -99,9 +100,47 @@ func AwayWords(l broker.LaneInfo) string {
 	return fmt.Sprintf("mail host %s: %s, %s; start `certpost run` there with mail_host", host, seen, waiting)
 }
 
+// NothingSucceeds is the state of a lane whose attempts all fail, although its relays answer.
+const NothingSucceeds = "nothing succeeds"
+
+// activityState is the state of a lane that nothing keeps from delivering: whether it does.
+func activityState(l broker.LaneInfo) LaneState {
+	switch a := l.Activity; {
+	case a == nil || a.Accepted+a.Failed == 0:
+		return LaneState{Words: "ready"}
+	case a.Accepted == 0:
+		return LaneState{Words: NothingSucceeds, Why: fmt.Sprintf("none of %d attempts in the last hour succeeded; the last one ended with %s", a.Failed, a.Failure)}
+	}
+	return LaneState{Words: "delivers"}
+}
+
+// LatelyWords says what became of a lane's attempts, "" if there were none.
+func LatelyWords(a *broker.LaneActivity) string {
+	if a == nil {
+		return ""
+	}
+	text := "no attempt in the last hour"
+	if n := a.Accepted + a.Failed; n > 0 {
+		text = fmt.Sprintf("%d of %d attempts in the last hour succeeded", a.Accepted, n)
+	}
+	if !a.LastAccepted.IsZero() {
+		text += ", the last at " + legible.Moment(a.LastAccepted)
+	}
+	if !a.LastFailed.IsZero() {
+		text += fmt.Sprintf("; last failure %s at %s", a.Failure, legible.Moment(a.LastFailed))
+	}
+	return text
+}
+
 // StateOf returns the state of a lane: that of its suspension, else the worst that a process
 // reports.
 func StateOf(l broker.LaneInfo) LaneState {
+	s := stateIn(l)
+	s.Lately = LatelyWords(l.Activity)
+	return s
+}
+
+func stateIn(l broker.LaneInfo) LaneState {
 	switch {
 	case l.Suspension != nil:
 		return LaneState{Words: "suspended", Why: l.Suspension.Reason, By: l.Suspension.Shown(), Until: l.Suspension.Until}
@@ -135,5 +174,5 @@ func StateOf(l broker.LaneInfo) LaneState {
 		p := l.Pauses[0]
 		return LaneState{Words: "at the relay's own limit", Why: p.Reason, Reply: p.Reply, Until: p.Until}
 	}
-	return LaneState{Words: "delivers"}
+	return activityState(l)
 }

@@ -100,6 +100,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
 	})
+	l.activity.note(receipt, failure)
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.label, receipt, failure)
 	}

@@ -276,6 +276,7 @@ func (r *Runner) LaneStatus() []broker.LaneStatus {
 			s.Paused = *why
 		}
 		s.InFlight = int(l.inWork.Load())
+		s.Activity = l.activity.lately()
 		all = append(all, s)
 	}
 	return all
@@ -293,6 +294,7 @@ type lane struct {
 	overdue   atomic.Bool  // the last delivery to a failed relay expired
 	paused    atomic.Pointer[string]
 	status    atomic.Pointer[broker.LaneStatus] // as last observed
+	activity  activity
 
 	// owned by run
 	consumer   jetstream.Consumer // nil until fetched from
@@ -304,7 +306,7 @@ type lane struct {
 func newLane(r *Runner, name string) *lane {
 	return &lane{
 		name: name, label: name, r: r, slots: make(chan struct{}, r.set.Concurrency), woken: make(chan struct{}, 1),
-		away: map[string]bool{},
+		away: map[string]bool{}, activity: activity{now: time.Now},
 	}
 }
 
