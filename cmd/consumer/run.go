@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/dashboard"
@@ -79,6 +80,7 @@ type instance struct {
 	runner   *queue.Runner
 	desk     *desk.Desk
 	auditor  *broker.Auditor
+	alerts   *alert.Engine // nil: nobody is told
 	http     *httpServer
 	seen     *visitors
 	keys     *keyWatch
@@ -134,6 +136,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if !cfg.agent {
 		newDeskMetrics(registry, s.desk, s.broker, s.auditor)
 	}
+	s.alerts = s.newAlerts(registry)
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -213,6 +216,9 @@ func (s *instance) run(ctx context.Context) error {
 			_ = s.desk.Run(ctx) // returns only when the context ends
 		}
 	})
+	if s.alerts != nil {
+		wg.Go(func() { s.alerts.Run(ctx) })
+	}
 	if s.cfg.NATS.Service && !s.cfg.agent {
 		wg.Go(func() { s.answer(ctx) })
 	}
