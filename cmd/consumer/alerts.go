@@ -99,6 +99,28 @@ func (w *AlertWebhook) open(store *secrets.Store) alert.Webhook {
 	return alert.Webhook{URL: read(w.URL), Secret: read(w.Secret), Format: alert.Format(w.Format)}
 }
 
+// probe checks the webhook: its secrets, and whether the receiver answers. It posts nothing. The mails go
+// through a target, which has checks of its own.
+func (c *AlertsConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
+	w := &c.Webhook
+	if w.URL.IsZero() {
+		return nil
+	}
+	for _, secret := range []struct {
+		what string
+		ref  secrets.Ref
+	}{{"webhook url", w.URL}, {"webhook secret", w.Secret}} {
+		if !secret.ref.IsZero() {
+			found = append(found, secretFindings(ctx, store, "alerts", secret.what, secret.ref)...)
+		}
+	}
+	f := finding{"alerts", "webhook", "ok", "the receiver answers; `certpost alerts test` sends it a message"}
+	if err := w.open(store).Check(ctx); err != nil {
+		f.Status, f.Message = "error", err.Error()
+	}
+	return append(found, f)
+}
+
 // alertMetrics are the metrics of alerts.
 type alertMetrics struct {
 	engine   *alert.Engine

@@ -1,7 +1,7 @@
 package alert
 
 import (
-	"cmp"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -45,7 +45,7 @@ func (m Message) Text() string {
 		fmt.Fprintf(&w, "  certpost alerts silence '%s' --for 4h --reason WHY\n\n", l.Key)
 	}
 	if m.Omitted > 0 {
-		fmt.Fprintf(&w, "%d more are not listed.\n\n", m.Omitted)
+		fmt.Fprintf(&w, "%s\n\n", notListed(m.Omitted))
 	}
 	for i, l := range m.Resolved {
 		if i == 0 {
@@ -70,13 +70,22 @@ func (l Line) mark() string {
 func (m Message) body(f Format, routing string) ([]byte, error) {
 	switch f {
 	case Slack:
-		return json.Marshal(m.slack())
+		return encode(m.slack())
 	case Teams:
-		return json.Marshal(m.teams())
+		return encode(m.teams())
 	case PagerDuty:
-		return json.Marshal(m.pagerDuty(routing))
+		return encode(m.pagerDuty(routing))
 	}
-	return json.Marshal(m.own())
+	return encode(m.own())
+}
+
+// encode is json.Marshal without the escapes that are for HTML.
+func encode(v any) ([]byte, error) {
+	var w bytes.Buffer
+	e := json.NewEncoder(&w)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), err
 }
 
 // status is firing or resolved.
@@ -119,10 +128,10 @@ func (m Message) slack() any {
 		section(fmt.Sprintf("*%s* %s%s\nsince %s\n%s", strings.ToUpper(string(l.Severity)), slackText.Replace(l.Summary), l.mark(), legible.Moment(l.Since), slackText.Replace(l.Advice)))
 	}
 	for _, l := range m.Resolved {
-		section("*RESOLVED* " + slackText.Replace(l.Summary) + "\nafter " + lasted(l))
+		section("*RESOLVED* after " + lasted(l) + ": " + slackText.Replace(l.Summary))
 	}
 	if m.Omitted > 0 {
-		section(fmt.Sprintf("%d more are not listed.", m.Omitted))
+		section(notListed(m.Omitted))
 	}
 	if m.Link != "" {
 		section("<" + m.Link + "|Alerts on the dashboard>")
@@ -130,10 +139,12 @@ func (m Message) slack() any {
 	return object{"text": slackText.Replace(m.Subject()), "blocks": blocks}
 }
 
+func notListed(n int) string { return fmt.Sprintf("Not listed: %d more.", n) }
+
 func lasted(l Line) string { return l.Over.Sub(l.Since).Round(time.Second).String() }
 
-// teamsLines bounds the lines of a card: a message may have 28 kB.
-const teamsLines = 20
+// teamsRoom is how much a card may say, in bytes of JSON: a message may have 28 kB.
+const teamsRoom = 22 << 10
 
 func (m Message) teams() any {
 	block := func(text string, more object) object {
@@ -144,22 +155,24 @@ func (m Message) teams() any {
 		return b
 	}
 	body := []object{block(m.Subject(), object{"size": "Medium", "weight": "Bolder"})}
-	left := m.Omitted
-	for _, l := range m.Firing {
-		if len(body) > 2*teamsLines {
+	left, room := m.Omitted, teamsRoom
+	add := func(blocks ...object) {
+		text, err := encode(blocks)
+		if room -= len(text); err != nil || room < 0 {
 			left++
-			continue
+			return
 		}
-		body = append(body, block(strings.ToUpper(string(l.Severity))+": "+l.Summary+l.mark()+", since "+legible.Moment(l.Since), object{"color": teamsColour(l.Severity)}),
-			block(cmp.Or(l.Advice, l.Key), object{"isSubtle": true}))
+		body = append(body, blocks...)
+	}
+	for _, l := range m.Firing {
+		add(block(strings.ToUpper(string(l.Severity))+": "+l.Summary+l.mark(), object{"color": teamsColour(l.Severity)}),
+			block("Since "+legible.Moment(l.Since)+". "+l.Advice, object{"isSubtle": true}))
+	}
+	for _, l := range m.Resolved {
+		add(block("RESOLVED after "+lasted(l)+": "+l.Summary, object{"color": "Good"}))
 	}
 	if left > 0 {
-		body = append(body, block(fmt.Sprintf("%d more are not listed.", left), nil))
-	}
-	for i, l := range m.Resolved {
-		if i < teamsLines {
-			body = append(body, block("RESOLVED: "+l.Summary+" after "+lasted(l), object{"color": "Good"}))
-		}
+		body = append(body, block(notListed(left), nil))
 	}
 	card := object{"$schema": "http://adaptivecards.io/schemas/adaptive-card.json", "type": "AdaptiveCard", "version": "1.4", "body": body}
 	if m.Link != "" {
