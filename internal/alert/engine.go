@@ -58,8 +58,9 @@ type Engine struct {
 	Settings
 	store Store
 
+	looking sync.Mutex // one look at a time
 	// first is when this process first saw a condition; watching is since when it has seen all that
-	// it could see, zero if it does not. away is since when the store does not answer. Only Round uses
+	// it could see, zero if it does not. away is since when the store does not answer. looking guards
 	// them.
 	first          map[string]sighting
 	watching, away time.Time
@@ -124,6 +125,8 @@ func (e *Engine) Wait() { e.wg.Wait() }
 
 // look compares what this process sees with the board.
 func (e *Engine) look(ctx context.Context) {
+	e.looking.Lock()
+	defer e.looking.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	facts := e.Facts(ctx)

@@ -14,6 +14,9 @@ const alertsKey = "alerts"
 // ChangeAlerts reads the value at the key alerts, nil if there is none, and writes what change
 // makes of it, unless that is nil. If another process writes first, it calls change again.
 func (b *Broker) ChangeAlerts(ctx context.Context, change func(value []byte) ([]byte, error)) error {
+	if err := b.Disconnected(); err != nil {
+		return err // at once: what is alone without NATS must know it
+	}
 	desk, err := b.Desk(ctx)
 	if err != nil {
 		return err
