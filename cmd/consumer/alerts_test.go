@@ -125,13 +125,29 @@ func TestAlertsByMailAndWebhook(t *testing.T) {
 
 	d := o.doors()
 	for _, c := range []refusal{
-		{want: `there is no alert "absent"`, status: http.StatusNotFound, shell: "alerts silence absent --for=2h --reason=x", code: exitFailed, asks: `alerts.silence {"alert": "absent", "for": "2h", "reason": "x"}`},
+		{want: `there is no alert "absent"`, status: http.StatusNotFound, page: "POST /alerts/silence alert=absent&for=1h&reason=x", shell: "alerts silence absent --for=2h --reason=x", code: exitFailed, asks: `alerts.silence {"alert": "absent", "for": "2h", "reason": "x"}`},
 		{want: "invalid duration 721h0m0s: want 1s to 720h0m0s", status: http.StatusBadRequest, shell: "alerts silence all --for=721h --reason=x", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "721h", "reason": "x"}`},
-		{want: "a reason is required: the audit keeps it", status: http.StatusUnprocessableEntity, shell: "alerts silence all --for=2h --reason=+", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "2h"}`},
-		{want: `"all" is not silenced`, status: http.StatusConflict, shell: "alerts unsilence all", code: exitFailed, asks: `alerts.unsilence {"alert": "all"}`},
+		{want: "a reason is required: the audit keeps it", status: http.StatusUnprocessableEntity, page: "POST /alerts/silence alert=all&for=1h&reason=", shell: "alerts silence all --for=2h --reason=+", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "2h"}`},
+		{want: `"all" is not silenced`, status: http.StatusConflict, page: "POST /alerts/unsilence alert=all", shell: "alerts unsilence all", code: exitFailed, asks: `alerts.unsilence {"alert": "all"}`},
 		{want: "for: want a duration such as 2h", status: http.StatusBadRequest, asks: `alerts.silence {"alert": "all", "for": "long", "reason": "x"}`},
 	} {
 		d.refuse(c)
+	}
+	for _, step := range []struct {
+		request string
+		status  int
+		want    string
+	}{
+		{"GET /alerts", http.StatusOK, "1 dead letter SMTP_PERMANENT"},
+		{"POST /alerts/silence alert=" + key + "&for=1h&reason=known", http.StatusSeeOther, ""},
+		{"GET /alerts", http.StatusOK, "silenced until"},
+		{"POST /alerts/unsilence alert=" + key, http.StatusSeeOther, ""},
+		{"POST /alerts/silence alert=all&for=1y&reason=x", http.StatusUnprocessableEntity, "Select one of the durations."},
+		{"GET /", http.StatusOK, "Alerts"},
+	} {
+		if status, text := d.visit(step.request); status != step.status || !strings.Contains(text, step.want) {
+			t.Errorf("%s: %d %s", step.request, status, text)
+		}
 	}
 }
 

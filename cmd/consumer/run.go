@@ -148,7 +148,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if err = s.serveIngest(guard); err != nil {
 		return s, err
 	}
-	pages := dashboard.Options{Look: look, Log: log}
+	pages := dashboard.Options{Look: look, Alerts: s.alerts != nil, Log: log}
 	if s.http.server.Handler = guard; !cfg.agent { // an agent has its probes, and may read nothing that pages show
 		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	}
