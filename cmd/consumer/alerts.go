@@ -54,6 +54,9 @@ func hostName() string {
 func (s *instance) alertFacts(ctx context.Context) (f alert.Facts) {
 	cfg := &s.cfg.Alerts
 	f.Shared, f.Err = s.desk.AlertConditions(ctx, desk.AlertLimits{LetterAge: cfg.LetterAge, Expiry: cfg.Expiry, Stands: cfg.NotReady}, time.Now())
+	if f.Err == nil && s.auditor.State().Verified.IsZero() {
+		f.Err = errors.New("the audit is being verified")
+	}
 	for _, where := range s.auditor.Broken() {
 		f.Shared = append(f.Shared, alert.Condition{Kind: alert.Audit, Name: where, Severity: alert.Page,
 			Summary: fmt.Sprintf("The %s is not what Certpost wrote.", where), Advice: "Run `certpost audit verify`; docs/audit.md says what each finding means."})

@@ -153,7 +153,8 @@ func TestAlertsByMailAndWebhook(t *testing.T) {
 
 // Without NATS a process tells what it knows. A way that fails is visible, and does not keep the other from telling.
 //
-// Fault: the relay of alerts.mail refuses the mails. Result: /healthz, log and metrics say so; the webhook is not held up.
+// Fault: NATS is shut down, and the relay of alerts.mail refuses the mails. Result: the webhook is told all
+// the same; /healthz, log and metrics say that the mail fails.
 func TestAlertsWithoutNATS(t *testing.T) {
 	t.Parallel()
 	o := bareFixture(t)

@@ -96,9 +96,12 @@ const (
 	every = 5 * time.Second
 	// patience bounds one look, and one change of the board.
 	patience = 4 * time.Second
+	// stopPatience is how long a message that is being sent may take after the end of the program has begun.
+	stopPatience = 5 * time.Second
 )
 
-// Run looks and tells until the context ends. Messages that are being sent then are finished.
+// Run looks and tells until the context ends. Messages that are being sent then have stopPatience to
+// be finished; others are sent by another process, or after the next start.
 func (e *Engine) Run(ctx context.Context) {
 	defer e.wg.Wait()
 	for ctx.Err() == nil {
@@ -231,9 +234,11 @@ func (e *Engine) tell(ctx context.Context, sender Sender) {
 	}
 	var err error
 	if e.sent(sender.Name) != m.ID { // else only the note that it was sent was lost
-		// The end of the program must not end a message half-way.
+		// The end of the program ends no message half-way, unless it takes long.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPatience)
+		stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })
 		err = sender.Send(limited, *m)
+		stop()
 		cancel()
 	}
 	log := e.Log.Info()

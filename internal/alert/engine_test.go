@@ -177,6 +177,8 @@ func TestLasting(t *testing.T) {
 }
 
 // A process that has only just started, or that cannot see everything, does not say what is over.
+//
+// Fault: a process has just started, or cannot read everything. Result: it says of nothing that it is over.
 func TestOverOnlyAfterAFullLook(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -197,6 +199,9 @@ func TestOverOnlyAfterAFullLook(t *testing.T) {
 }
 
 // A message that fails is sent again with growing pauses and the same id, also if the other side has taken it.
+//
+// Fault: the relay or the receiver of the webhook fails after it has taken a message. Result: the same message
+// is sent again with growing pauses, with the same id.
 func TestFailedMessageIsSentAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -265,6 +270,9 @@ func TestKilledWhileSending(t *testing.T) {
 }
 
 // A message that was sent, which could not be stored, is not sent again by the process that knows it.
+//
+// Fault: a message was sent, and NATS is gone before that is stored. Result: the process that sent it does
+// not send it again.
 func TestSentButNotStored(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -283,8 +291,8 @@ func TestSentButNotStored(t *testing.T) {
 
 // While NATS does not answer, each process tells of itself only; afterwards that is told to be over.
 //
-// Fault: NATS does not answer for longer than alerts.not_ready. Result: each process tells that of
-// itself, and when it is over.
+// Fault: NATS does not answer for longer than alerts.not_ready. Result: each process tells
+// that of itself, and when it is over.
 func TestAloneWithoutNATS(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -357,6 +365,8 @@ func TestEndOfASilencedAlert(t *testing.T) {
 }
 
 // The board has room for 50 alerts, the most urgent first; the number of the others is told.
+//
+// Fault: 500 causes of dead letters at once. Result: the most urgent 50 are told, and the number of the others.
 func TestBoardIsBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -127,8 +127,8 @@ func read(t *testing.T, m Message, f Format, into any) int {
 
 // Whatever the receiver does, no error has the address, the key or the receiver's words.
 //
-// Fault: the receiver of alerts.webhook does not answer, redirects, refuses or never ends. Result: an error that
-// says what to do, and nothing of address, key and answer; the message is sent again.
+// Fault: the receiver of alerts.webhook does not answer, redirects, refuses the message. Result: an error that says what to do, and
+// nothing of address, key and answer.
 func TestWebhookFailures(t *testing.T) {
 	t.Parallel()
 	elsewhere := 0
@@ -181,6 +181,8 @@ func TestWebhookFailures(t *testing.T) {
 }
 
 // An endless answer is not read to its end.
+//
+// Fault: the receiver of alerts.webhook never ends its answer. Result: the answer counts, and its rest is not read.
 func TestEndlessAnswer(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

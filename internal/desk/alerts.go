@@ -36,13 +36,24 @@ func (d *Desk) AlertConditions(ctx context.Context, limits AlertLimits, now time
 			all = append(all, standsStill(s))
 		}
 	}
+	if !d.ledgerRead() {
+		limits.Expiry, err = 0, errors.New("the ledger is being read") // it is not known yet what is superseded
+	}
 	all = append(all, lettersNeed(d.Groups(Query{}), limits, now)...)
 	if n := d.Balance().Unexplained; n > 0 {
 		all = append(all, alert.Condition{Kind: alert.Unexplained, Severity: alert.Page, For: time.Minute,
 			Summary: fmt.Sprintf("%s gone without a record.", countLetters(n, "is", "are")),
 			Advice:  "Somebody, or a limit of the stream, removed them past Certpost. `certpost audit verify` says more."})
 	}
-	return all, nil
+	return all, err
+}
+
+// ledgerRead reports whether the index has read the whole ledger since the start.
+func (d *Desk) ledgerRead() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ledgerWhole = d.ledgerWhole || d.deliveries.slots != nil && !d.deliveries.reading()
+	return d.ledgerWhole
 }
 
 func standsStill(s broker.Standstill) alert.Condition {
@@ -117,8 +128,9 @@ func countLetters(n int, one, many string) string {
 func (d *Desk) ChangeAlerts(ctx context.Context, change func(*alert.Board) bool) error {
 	return d.b.ChangeAlerts(ctx, func(value []byte) ([]byte, error) {
 		var b alert.Board
-		if len(value) > 0 && json.Unmarshal(value, &b) != nil {
-			b = alert.Board{} // damaged: what lasts is told again
+		if err := json.Unmarshal(value, &b); len(value) > 0 && err != nil {
+			d.log.Warn().Err(err).Msg("the state of alerts in CERTPOST_DESK cannot be read; it is made anew, and what lasts is told again")
+			b = alert.Board{}
 		}
 		if !change(&b) {
 			return nil, nil

@@ -81,8 +81,13 @@ func TestAlertsOfSeveralProcesses(t *testing.T) {
 	x.letters(d, "ops", 1, 2)
 	d.CatchUp(t.Context())
 	limits := AlertLimits{LetterAge: time.Nanosecond, Expiry: 1000 * time.Hour}
-	found, err := d.AlertConditions(t.Context(), limits, time.Now())
-	if err != nil || len(found) != 2 || found[0].Kind != alert.DeadLetters || found[1].Kind != alert.LetterAge || !strings.HasPrefix(found[0].Summary, "2 dead letters SMTP_AUTH 5.7.8 in phase auth, lane relay") {
+	var found []alert.Condition
+	var err error
+	x.until("the ledger is read", func() bool {
+		found, err = d.AlertConditions(t.Context(), limits, time.Now())
+		return err == nil
+	})
+	if len(found) != 2 || found[0].Kind != alert.DeadLetters || found[1].Kind != alert.LetterAge || !strings.HasPrefix(found[0].Summary, "2 dead letters SMTP_AUTH 5.7.8 in phase auth, lane relay") {
 		t.Fatalf("%v, %+v", err, found)
 	}
 	var box mailbox
