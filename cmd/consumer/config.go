@@ -54,6 +54,8 @@ type Config struct {
 	TargetsDir string `yaml:"targets_dir"`
 	// TargetsFile is one such file. Example: /etc/certpost/targets.yaml.
 	TargetsFile string `yaml:"targets_file"`
+	// Alerts say whom Certpost tells by itself what needs somebody.
+	Alerts AlertsConfig `yaml:"alerts"`
 	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
 
@@ -197,7 +199,8 @@ func defaultConfig() *Config {
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
-		Log: LogConfig{Level: "info", Format: "auto"},
+		Alerts: defaultAlerts(),
+		Log:    LogConfig{Level: "info", Format: "auto"},
 	}
 }
 
@@ -285,6 +288,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 	if definitions != nil {
 		c.Book = delivery.NewBook(definitions, source)
 		problems = append(problems, c.Events.undefined(definitions)...)
+		problems = append(problems, c.Alerts.undefined(definitions)...)
 		if c.MailHost != "" && !definitions.HasLane(c.hostLane()) {
 			problems = append(problems, config.Problem{Path: "mail_host", Severity: config.Warning,
 				Message: fmt.Sprintf("no target is on host %s, so nothing is deployed here", c.MailHost)})
@@ -321,6 +325,7 @@ func (c *Config) validate() []config.Problem {
 	c.HTTP.validate(&f)
 	c.Audit.validate(&f)
 	c.Events.validate(&f)
+	c.Alerts.validate(&f)
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
 	}

@@ -279,6 +279,12 @@ func (h *health) examine(ctx context.Context) []check {
 	if c, there := h.s.onHost.health(time.Now()); there {
 		h.checks = append(h.checks, c)
 	}
+	if c, there := h.s.cfg.Alerts.waiting(h.s.desk, time.Now()); there && !h.s.cfg.agent {
+		h.checks = append(h.checks, c)
+	}
+	if h.s.alerts != nil {
+		h.checks = append(h.checks, verdictOn("alerts", "alerts", degraded, h.s.alerts.Health()))
+	}
 	if err := h.s.keys.health(); err != nil {
 		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
 	}

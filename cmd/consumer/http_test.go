@@ -227,7 +227,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	// Labels are limited in number, and do not reveal who gets which certificate.
-	for _, private := range []string{"demo.example", "@", relayPassword, p12Passphrase, "www.example.com", "absent-target", "nobody", `"ops"`, "one"} {
+	for _, private := range []string{"demo.example", "@", relayPassword, p12Passphrase, "www.example.com", "absent-target", "nobody", `"ops"`, `"one"`} {
 		for _, line := range regexp.MustCompile(`(?m)^certpost_.*`).FindAllString(body, -1) {
 			if strings.Contains(line, private) {
 				t.Errorf("%q is in the metrics: %s", private, line)

@@ -61,6 +61,7 @@ type cli struct {
 	Replays      replaysCmd      `cmd:"" help:"Replay runs of many dead letters: list, show, pause, resume, cancel."`
 	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, and by whom: list, export, verify."`
 	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
+	Alerts       alertsCmd       `cmd:"" help:"Alerts that Certpost sends by itself: list, silence, unsilence, test."`
 	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`

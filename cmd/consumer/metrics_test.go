@@ -62,7 +62,8 @@ func (r *metricsRegistry) describe(t *testing.T) []described {
 
 // TestManualMetrics: docs/metrics.md has the metrics that a running Certpost registers.
 func TestManualMetrics(t *testing.T) {
-	o := newFixture(t, "")
+	o := bareFixture(t)
+	o.furnish(o.alerts(newReceiver(t)))
 	all := o.service.registry.describe(t)
 	var table strings.Builder
 	table.WriteString("\n| metric | type | labels | meaning |\n|---|---|---|---|\n")

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/dashboard"
@@ -79,6 +80,7 @@ type instance struct {
 	runner   *queue.Runner
 	desk     *desk.Desk
 	auditor  *broker.Auditor
+	alerts   *alert.Engine // nil: nobody is told
 	http     *httpServer
 	seen     *visitors
 	keys     *keyWatch
@@ -134,6 +136,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if !cfg.agent {
 		newDeskMetrics(registry, s.desk, s.broker, s.auditor)
 	}
+	s.alerts = s.newAlerts(registry)
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -145,7 +148,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if err = s.serveIngest(guard); err != nil {
 		return s, err
 	}
-	pages := dashboard.Options{Look: look, Log: log}
+	pages := dashboard.Options{Look: look, Alerts: s.alerts != nil, Log: log}
 	if s.http.server.Handler = guard; !cfg.agent { // an agent has its probes, and may read nothing that pages show
 		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	}
@@ -213,6 +216,9 @@ func (s *instance) run(ctx context.Context) error {
 			_ = s.desk.Run(ctx) // returns only when the context ends
 		}
 	})
+	if s.alerts != nil {
+		wg.Go(func() { s.alerts.Run(ctx) })
+	}
 	if s.cfg.NATS.Service && !s.cfg.agent {
 		wg.Go(func() { s.answer(ctx) })
 	}

@@ -39,6 +39,9 @@ const (
 	ActionRolledBack     Action = "rolled-back"
 	ActionRollbackFailed Action = "rollback-failed"
 
+	ActionSilenced   Action = "silenced"   // alerts, by an operator
+	ActionUnsilenced Action = "unsilenced" // alerts that were silenced
+
 	ActionStarted   Action = "started"   // a replay run
 	ActionPaused    Action = "paused"    // a replay run
 	ActionContinued Action = "continued" // a replay run that was paused
@@ -61,7 +64,8 @@ const (
 func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
-		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRollback, ActionRolledBack, ActionRollbackFailed, ActionStarted, ActionPaused,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRollback, ActionRolledBack, ActionRollbackFailed,
+		ActionSilenced, ActionUnsilenced, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,
 	}
@@ -149,7 +153,8 @@ type AuditRecord struct {
 	// NewTarget and NewRecipients are what the operator changed for a replay.
 	NewTarget     string      `json:"new_target,omitempty"`
 	NewRecipients []string    `json:"new_recipients,omitempty"`
-	Until         time.Time   `json:"until,omitzero"` // of a suspension
+	Until         time.Time   `json:"until,omitzero"`  // of a suspension or silence
+	Alert         string      `json:"alert,omitempty"` // what was silenced: the key of an alert, a kind, or all
 	Letter        *DeadLetter `json:"letter,omitempty"`
 	Body          []byte      `json:"body,omitempty"` // the discarded letter's event
 	// TooLarge says that the letter's event did not fit into the record.

@@ -135,6 +135,16 @@ func (a *Auditor) Problem() error {
 	return fmt.Errorf("the %s is not as Certpost wrote it: %s%s: run `certpost audit verify`", f.Where, f.What, more)
 }
 
+// Broken returns what is not as Certpost wrote it: audit, ledger.
+func (a *Auditor) Broken() (where []string) {
+	for _, f := range a.State().Findings {
+		if !slices.Contains(where, f.Where) {
+			where = append(where, f.Where)
+		}
+	}
+	return where
+}
+
 // AuditProblem returns what the running Auditor has found; nil if that is nothing, or if none
 // runs.
 func (b *Broker) AuditProblem() error {

@@ -25,6 +25,8 @@ import (
 type Options struct {
 	// Look must be the Look whose Access pages were given to the guard.
 	Look *Look
+	// Alerts says that this process tells somebody of alerts: then the navigation has them.
+	Alerts bool
 	// Log gets one line for each page that failed because of an error on the server.
 	Log zerolog.Logger
 	// Now is the clock; nil is time.Now.
@@ -36,6 +38,7 @@ type pages struct {
 	*Look
 	guard *access.Access
 	desk  *desk.Desk
+	tells bool // Options.Alerts
 	live  *live
 	// exports counts the complete lists that are being written.
 	exports *live
@@ -49,7 +52,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	p := &pages{Look: opts.Look, guard: guard, desk: d, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), log: opts.Log, now: opts.Now}
+	p := &pages{Look: opts.Look, guard: guard, desk: d, tells: opts.Alerts, live: newLive(streamsOfUser, streamsInAll), exports: newLive(exportsOfUser, exportsInAll), log: opts.Log, now: opts.Now}
 	guard.HandleFiles("GET /static/", p.assets)
 	// For pages without a <link rel="icon">: the guard's redirect pages.
 	guard.HandleFiles("GET /favicon.ico", http.RedirectHandler(p.assets.path("icon.svg"), http.StatusFound))

@@ -75,6 +75,7 @@ type frame struct {
 	Renew   int    // seconds after which the page asks for itself again by script, 0 for never
 	Refresh int    // the same without scripts
 	Broken  string // why audit or ledger is not what Certpost wrote; "" if it is
+	Alerts  bool   // the navigation has the alerts
 	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
@@ -98,7 +99,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
 		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
-		Who: newWho(r.visit), Mark: r.mark, Broken: r.broken,
+		Who: newWho(r.visit), Mark: r.mark, Broken: r.broken, Alerts: r.alerts || section(r.URL.Path) == alertsPlace.Path,
 	}
 	switch {
 	case r.Method == http.MethodPost:
@@ -141,8 +142,14 @@ type place struct{ Path, Title string }
 
 var places = []place{{"", "Overview"}, {"dead-letters", "Dead letters"}, {"replays", "Replays"}, {"deliveries", "Deliveries"}, {"targets", "Targets"}, {"relays", "Relays"}, {"audit", "Audit"}}
 
+// alertsPlace is an entry only where somebody is told of alerts.
+var alertsPlace = place{"alerts", "Alerts"}
+
 // placeOf is the entry of a section; for one without an entry, the dead letters.
 func placeOf(section string) place {
+	if section == alertsPlace.Path {
+		return alertsPlace
+	}
 	if i := slices.IndexFunc(places[1:], func(p place) bool { return p.Path == section }); i >= 0 {
 		return places[1+i]
 	}

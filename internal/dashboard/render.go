@@ -31,7 +31,7 @@ type view struct {
 // view, or the page of its error.
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
-		r := &request{req, v, p.now().UTC(), p.desk.Mark(), p.desk.Broken()}
+		r := &request{req, v, p.now().UTC(), p.desk.Mark(), p.desk.Broken(), p.tells}
 		var found view
 		err := desk.ErrNotFound
 		if r.PathValue("number") == "" || r.number() != 0 {
@@ -119,5 +119,7 @@ var notices = map[string]string{
 	"session-gone":  "That session had already ended. Nothing was done.",
 	"others-ended":  "Signed out everywhere else. Only this browser is still signed in.",
 	"rolled-back":   "Rolled back. The mail host has the former certificate again.",
+	"silenced":      "Silenced. Nobody is told of it until the silence ends.",
+	"unsilenced":    "No longer silenced. What lasts is told.",
 	"suspended":     "Suspended. Nothing more is fetched from this lane until it is resumed.",
 }

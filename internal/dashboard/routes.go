@@ -48,6 +48,10 @@ func (p *pages) routes() []route {
 		{"GET /audit", access.Viewer, p.history},
 		{"GET /audit/news", access.Viewer, p.historyNews},
 
+		{"GET /alerts", access.Viewer, p.alerts},
+		{"POST /alerts/silence", access.Operator, p.silence},
+		{"POST /alerts/unsilence", access.Operator, p.unsilence},
+
 		{"GET /settings", access.Viewer, p.settings},
 		{"POST /settings", access.Viewer, p.saveSettings},
 		{"GET /keys", access.Viewer, p.keysPage},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/access"
+	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
@@ -125,13 +126,19 @@ func shelves(text string) map[string]view {
 		"relay, idle":      {template: "relay", title: "Lane idle", data: newRelay(idle, nil)},
 		"relay, fresh":     {template: "relay", title: "Lane fresh", data: newRelay(fresh, nil)},
 		"audit":            {template: "audit", title: "Audit", data: audit},
-		"audit, empty":     {template: "audit", title: "Audit", data: historyView{}},
-		"audit, none":      {template: "audit", title: "Audit", data: historyView{Chips: chips}},
-		"audit news":       {template: "audit-news", title: "New", data: audit.News, fragment: true},
-		"sessions":         {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
-		"sessions, none":   {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
-		"settings":         {template: "settings", title: "Settings", data: newSettings("dark", "off")},
-		"keys":             {template: "keys", title: "Keys"},
+		"alerts": {template: "alerts", title: "Alerts", data: newAlertsView(spoil(desk.Alerts{Omitted: 2, Silences: []alert.Silence{{Of: "all", Until: noon, Reason: "maintenance", By: "ann", Since: noon}},
+			Channels: []desk.AlertChannel{{Name: "mail", Error: "SMTP_CONNECT", Tries: 3}}, Alerts: []desk.AlertRow{
+				{Key: "dead_letters/f", Kind: alert.DeadLetters, Severity: alert.Ticket, State: "silenced", Summary: "3 dead letters", Advice: "Look.", Since: noon, Until: noon, By: "ann", Reason: "maintenance", Told: alert.Told{"mail": noon}},
+				{Key: "audit", Kind: alert.Audit, Severity: alert.Page, State: "firing", Summary: "The audit is broken.", Since: noon},
+				{Key: "letter_age", Kind: alert.LetterAge, Severity: alert.Ticket, State: "resolved", Summary: "An old letter.", Since: noon, Over: noon}}}, text), true, text, "A reason is required: the audit keeps it.")},
+		"alerts, empty":  {template: "alerts", title: "Alerts", data: newAlertsView(desk.Alerts{}, false, "", "")},
+		"audit, empty":   {template: "audit", title: "Audit", data: historyView{}},
+		"audit, none":    {template: "audit", title: "Audit", data: historyView{Chips: chips}},
+		"audit news":     {template: "audit-news", title: "New", data: audit.News, fragment: true},
+		"sessions":       {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
+		"sessions, none": {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
+		"settings":       {template: "settings", title: "Settings", data: newSettings("dark", "off")},
+		"keys":           {template: "keys", title: "Keys"},
 	})
 	return all
 }

@@ -99,10 +99,10 @@ func provedCell(p broker.Proof) string {
 // RecordTable is the table of audit records.
 var RecordTable = Table[Record]{
 	Name:    "audit",
-	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user"},
+	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user", "alert"},
 	Cells: func(r Record) []string {
 		return []string{strconv.FormatUint(r.Sequence, 10), stamp(r.Time), string(r.Action), string(r.Stage), r.Name, r.Role, string(r.Via), r.Address, r.Reason,
-			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser}
+			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser, r.Alert}
 	},
 }
 

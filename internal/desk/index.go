@@ -37,7 +37,7 @@ type Desk struct {
 	worker    string      // identifies this process in the leases of runs
 	mayRecord atomic.Bool // this process may record observed ends in the audit
 
-	// mu guards the fields up to began. It is never held during a request to NATS.
+	// mu guards the fields up to ledgerWhole. It is never held during a request to NATS.
 	mu         sync.RWMutex
 	letters    *letters
 	deliveries *deliveries
@@ -49,6 +49,8 @@ type Desk struct {
 	mismatch   time.Time     // since when letters are unexplained; zero: none is
 	read       bool          // letters and their ends were read once
 	began      time.Time     // when Run began
+	// ledgerWhole says that the whole ledger was read once.
+	ledgerWhole bool
 
 	ready     chan struct{}           // closed with read
 	pokes     chan struct{}           // wake workOnRuns

@@ -393,3 +393,6 @@ func (s Settings) retryDelay(n int) time.Duration {
 func (s Settings) deadLetterDelay() time.Duration {
 	return backoff.Jitter(min(30*time.Second, s.RetryMax))
 }
+
+// Name is the name of this process, host/pid/id: unique to each start.
+func (r *Runner) Name() string { return r.owner }

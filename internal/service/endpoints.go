@@ -65,6 +65,9 @@ var endpoints = []endpoint{
 	{"deliveries.who", reads, "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
 	{"deliveries.rollback", acts, "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
 	{"deliveries.plan", acts, "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
+	{"alerts.list", reads, "list the alerts that last, the silences, and how the channels do", answering((*API).alerts)},
+	{"alerts.silence", acts, "silence an alert, a kind of alerts, or all, for a time", answering((*API).silence)},
+	{"alerts.unsilence", acts, "end a silence of alerts", answering((*API).unsilence)},
 	{"history.list", reads, "list audit records, newest first", answering((*API).history)},
 }
 

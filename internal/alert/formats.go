@@ -1,0 +1,222 @@
+package alert
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/legible"
+)
+
+// Format is the form of a webhook's body.
+type Format string
+
+// The formats.
+const (
+	Certpost  Format = "certpost"  // our own, signed as Standard Webhooks
+	Slack     Format = "slack"     // incoming webhooks: text, and blocks of header and section
+	Teams     Format = "teams"     // Workflows: a message with an Adaptive Card
+	PagerDuty Format = "pagerduty" // Events API v2
+)
+
+// Subject is the subject of a mail.
+func (m Message) Subject() string {
+	word := "ALERT"
+	if len(m.Firing) == 0 {
+		word = "RESOLVED"
+	}
+	return "[" + word + "] Certpost: " + legible.Header(m.Summary(), 200)
+}
+
+// Text is the message as plain text.
+func (m Message) Text() string {
+	var w strings.Builder
+	for i, l := range m.Firing {
+		if i == 0 {
+			w.WriteString("What needs somebody:\n\n")
+		}
+		fmt.Fprintf(&w, "%s: %s%s\n  since %s\n", strings.ToUpper(string(l.Severity)), l.Summary, l.mark(), legible.Moment(l.Since))
+		if l.Advice != "" {
+			fmt.Fprintf(&w, "  %s\n", l.Advice)
+		}
+		fmt.Fprintf(&w, "  certpost alerts silence '%s' --for 4h --reason WHY\n\n", l.Key)
+	}
+	if m.Omitted > 0 {
+		fmt.Fprintf(&w, "%s\n\n", notListed(m.Omitted))
+	}
+	for i, l := range m.Resolved {
+		if i == 0 {
+			w.WriteString("Resolved:\n\n")
+		}
+		fmt.Fprintf(&w, "%s\n  from %s to %s\n\n", l.Summary, legible.Moment(l.Since), legible.Moment(l.Over))
+	}
+	if m.Link != "" {
+		fmt.Fprintf(&w, "%s\n", m.Link)
+	}
+	return w.String()
+}
+
+func (l Line) mark() string {
+	if l.New {
+		return " (new)"
+	}
+	return ""
+}
+
+// body returns the body of a webhook. routing is PagerDuty's routing key.
+func (m Message) body(f Format, routing string) ([]byte, error) {
+	switch f {
+	case Slack:
+		return encode(m.slack())
+	case Teams:
+		return encode(m.teams())
+	case PagerDuty:
+		return encode(m.pagerDuty(routing))
+	}
+	return encode(m.own())
+}
+
+// encode is json.Marshal without the escapes that are for HTML.
+func encode(v any) ([]byte, error) {
+	var w bytes.Buffer
+	e := json.NewEncoder(&w)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), err
+}
+
+// status is firing or resolved.
+func (m Message) status() string {
+	if len(m.Firing) == 0 {
+		return "resolved"
+	}
+	return Firing
+}
+
+type object = map[string]any
+
+func (m Message) own() any {
+	return struct {
+		Type    string `json:"type"`
+		Status  string `json:"status"`
+		Summary string `json:"summary"`
+		Message
+	}{"certpost.alerts", m.status(), m.Summary(), m}
+}
+
+// The limits of Slack's blocks: https://docs.slack.dev/reference/block-kit/blocks
+const (
+	slackHeader  = 150
+	slackSection = 3000
+	slackBlocks  = 50
+)
+
+// slackText escapes what begins a link or a mention in Slack's mrkdwn.
+var slackText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+
+func (m Message) slack() any {
+	blocks := []object{{"type": "header", "text": object{"type": "plain_text", "text": shorten(m.Subject(), slackHeader)}}}
+	section := func(text string) {
+		if len(blocks) < slackBlocks-2 {
+			blocks = append(blocks, object{"type": "section", "text": object{"type": "mrkdwn", "text": shorten(text, slackSection)}})
+		}
+	}
+	for _, l := range m.Firing {
+		section(fmt.Sprintf("*%s* %s%s\nsince %s\n%s", strings.ToUpper(string(l.Severity)), slackText.Replace(l.Summary), l.mark(), legible.Moment(l.Since), slackText.Replace(l.Advice)))
+	}
+	for _, l := range m.Resolved {
+		section("*RESOLVED* after " + lasted(l) + ": " + slackText.Replace(l.Summary))
+	}
+	if m.Omitted > 0 {
+		section(notListed(m.Omitted))
+	}
+	if m.Link != "" {
+		section("<" + m.Link + "|Alerts on the dashboard>")
+	}
+	return object{"text": slackText.Replace(m.Subject()), "blocks": blocks}
+}
+
+func notListed(n int) string { return fmt.Sprintf("Not listed: %d more.", n) }
+
+func lasted(l Line) string { return l.Over.Sub(l.Since).Round(time.Second).String() }
+
+// teamsRoom is how much a card may say, in bytes of JSON: a message may have 28 kB.
+const teamsRoom = 22 << 10
+
+func (m Message) teams() any {
+	block := func(text string, more object) object {
+		b := object{"type": "TextBlock", "text": teamsText.Replace(text), "wrap": true}
+		for key, value := range more {
+			b[key] = value
+		}
+		return b
+	}
+	body := []object{block(m.Subject(), object{"size": "Medium", "weight": "Bolder"})}
+	left, room := m.Omitted, teamsRoom
+	add := func(blocks ...object) {
+		text, err := encode(blocks)
+		if room -= len(text); err != nil || room < 0 {
+			left++
+			return
+		}
+		body = append(body, blocks...)
+	}
+	for _, l := range m.Firing {
+		add(block(strings.ToUpper(string(l.Severity))+": "+l.Summary+l.mark(), object{"color": teamsColour(l.Severity)}),
+			block("Since "+legible.Moment(l.Since)+". "+l.Advice, object{"isSubtle": true}))
+	}
+	for _, l := range m.Resolved {
+		add(block("RESOLVED after "+lasted(l)+": "+l.Summary, object{"color": "Good"}))
+	}
+	if left > 0 {
+		body = append(body, block(notListed(left), nil))
+	}
+	card := object{"$schema": "http://adaptivecards.io/schemas/adaptive-card.json", "type": "AdaptiveCard", "version": "1.4", "body": body}
+	if m.Link != "" {
+		card["actions"] = []object{{"type": "Action.OpenUrl", "title": "Alerts on the dashboard", "url": m.Link}}
+	}
+	return object{"type": "message", "attachments": []object{{"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": nil, "content": card}}}
+}
+
+// teamsText escapes Markdown: texts have codes such as SMTP_PERMANENT.
+var teamsText = strings.NewReplacer("_", `\_`, "*", `\*`, "[", `\[`, "]", `\]`)
+
+func teamsColour(s Severity) string {
+	if s == Page {
+		return "Attention"
+	}
+	return "Warning"
+}
+
+// pagerDutySummary is the length of the longest summary: https://developer.pagerduty.com/docs/send-alert-event
+const pagerDutySummary = 1024
+
+// pagerDuty is one event: all alerts of an installation are one incident.
+func (m Message) pagerDuty(routing string) any {
+	event := object{"routing_key": routing, "dedup_key": "certpost-" + m.Group, "event_action": "trigger"}
+	if len(m.Firing) == 0 {
+		event["event_action"] = "resolve"
+		return event
+	}
+	severity := "warning"
+	if m.Severity() == Page {
+		severity = "critical"
+	}
+	event["payload"] = object{"summary": shorten(m.Summary(), pagerDutySummary), "source": "certpost", "severity": severity, "timestamp": m.Made.UTC().Format(time.RFC3339),
+		"component": "certpost", "group": m.Group, "class": string(m.Firing[0].Kind), "custom_details": object{"alerts": m.Firing, "resolved": m.Resolved, "not_listed": m.Omitted}}
+	if m.Link != "" {
+		event["links"] = []object{{"href": m.Link, "text": "Alerts on the dashboard"}}
+	}
+	return event
+}
+
+// shorten cuts a text to a number of characters.
+func shorten(text string, most int) string {
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	return string([]rune(text)[:most-1]) + "…"
+}
