@@ -54,6 +54,8 @@ type Config struct {
 	TargetsDir string `yaml:"targets_dir"`
 	// TargetsFile is one such file. Example: /etc/certpost/targets.yaml.
 	TargetsFile string `yaml:"targets_file"`
+	// DemoRelay is the SMTP server of `certpost relay`, for trying things out.
+	DemoRelay DemoRelayConfig `yaml:"demo_relay"`
 	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
 
@@ -197,7 +199,8 @@ func defaultConfig() *Config {
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
-		Log: LogConfig{Level: "info", Format: "auto"},
+		DemoRelay: defaultDemoRelay(),
+		Log:       LogConfig{Level: "info", Format: "auto"},
 	}
 }
 
@@ -320,6 +323,7 @@ func (c *Config) validate() []config.Problem {
 	f = append(f, delivery.ValidateHost(c.MailHost)...)
 	c.HTTP.validate(&f)
 	c.Audit.validate(&f)
+	c.DemoRelay.validate(&f)
 	c.Events.validate(&f)
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
