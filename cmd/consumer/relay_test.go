@@ -130,13 +130,13 @@ func TestRelayCommandIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, args := range map[string][]string{
-		"demo_relay.smtp: want an address":        {"--smtp=25"},
-		"demo_relay.key_file: has no certificate": {"--key=key.pem"},
-		`demo_relay.store_format: want eml or maildir`:    {"--store=x", "--store-format=mbox"},
-		"--fault \"a=12\": want":                  {"--fault=a=12"},
-		"--user: want NAME=REF":                   {"--user=certs"},
-		"can't be used together":                  {"--cert=a", "--own-ca=b"},
-		"demo_relay.max_message_bytes: want 1024": {"--max-message-bytes=10"},
+		"demo_relay.smtp: want an address":             {"--smtp=25"},
+		"demo_relay.key_file: has no certificate":      {"--key=key.pem"},
+		`demo_relay.store_format: want eml or maildir`: {"--store=x", "--store-format=mbox"},
+		"--fault \"a=12\": want":                       {"--fault=a=12"},
+		"--user: want NAME=REF":                        {"--user=certs"},
+		"can't be used together":                       {"--cert=a", "--own-ca=b"},
+		"demo_relay.max_message_bytes: want 1024":      {"--max-message-bytes=10"},
 	} {
 		got := command(t, nil, append([]string{"--config", file, "relay"}, args...)...)
 		if got.code != exitUsage || !strings.Contains(got.stderr, says) {

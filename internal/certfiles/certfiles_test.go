@@ -1,9 +1,9 @@
 package certfiles
 
 import (
-	"encoding/pem"
 	"bytes"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
