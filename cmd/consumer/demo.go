@@ -41,7 +41,11 @@ func (c *demoCmd) Run(a *app) error {
 	defer os.RemoveAll(dir)
 	d := &demo{dir: dir, out: a}
 	defer d.close()
+	stopped := func() bool { return a.ctx.Err() != nil && !c.Once } // Ctrl-C is the normal end
 	if err := d.open(a.ctx, c); err != nil {
+		if stopped() {
+			return nil
+		}
 		return err
 	}
 	ctx, end := context.WithCancelCause(a.ctx)
@@ -52,8 +56,8 @@ func (c *demoCmd) Run(a *app) error {
 	err = d.show(ctx, c)
 	end(err)
 	parts.Wait()
-	if a.ctx.Err() != nil && !c.Once {
-		return nil // Ctrl-C is the normal end
+	if stopped() {
+		return nil
 	}
 	return err
 }
@@ -65,6 +69,7 @@ type demo struct {
 	relay     *devrelay.Relay // accepts the mails
 	refusing  *devrelay.Relay // answers 550
 	host      *demoHost       // nil where certificates cannot be deployed
+	noHost    string          // why host is nil
 	inbox     *httpServer
 	authority *demoCA
 	service   *instance
@@ -361,10 +366,7 @@ func (d *demo) compare(ctx context.Context, want []expectation) error {
 	if mails := d.relay.Count(); !slices.Equal(got, want) || mails != 3 || letters != 1 {
 		return fmt.Errorf("unexpected results: %d mails (want 3), %d dead letters (want 1), or the table differs", mails, letters)
 	}
-	if d.host == nil {
-		return nil
-	}
-	report, err := d.host.report(ctx)
+	report, err := d.hostReport(ctx)
 	if err != nil {
 		return err
 	}
@@ -374,16 +376,13 @@ func (d *demo) compare(ctx context.Context, want []expectation) error {
 
 // explain prints where to look and what to try. Every command can be pasted as it is.
 func (d *demo) explain(ctx context.Context) error {
-	program := d.program()
-	fmt.Fprintln(d.out.stdout, "Certpost is running. All sample deliveries have arrived except one, a dead letter, because its relay refuses it.")
-	if d.host != nil {
-		report, err := d.host.report(ctx)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(d.out.stdout, report)
+	report, err := d.hostReport(ctx)
+	if err != nil {
+		return err
 	}
-	_, err := fmt.Fprintf(d.out.stdout, `
+	_, err = fmt.Fprintf(d.out.stdout, `Certpost is running. All sample deliveries have arrived except one, a dead letter, because its relay refuses it.
+%[6]s
+
   Dashboard  %[2]s/    (the dead letter, its cause, and what to do about it)
   Inbox      %[1]s
   Health     %[2]s/healthz
@@ -407,7 +406,7 @@ All with the NATS CLI, as an administrator of the embedded NATS:
   nats --server %[3]s --nkey data/nats/admin.nk stream subjects CERTPOST_DEAD_LETTERS
 
 Ctrl-C ends the demo and removes its files.
-`, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)
+`, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), d.program(), report)
 	return err
 }
 

@@ -62,6 +62,26 @@ $`
 	d.left()
 }
 
+// Where another user could replace the files, the demo does without its mail host, and says why.
+func TestDemoWithoutAMailHost(t *testing.T) {
+	t.Parallel()
+	open := filepath.Join(t.TempDir(), "open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Mkdir(filepath.Join(open, "demo"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := newDemoCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &demo{dir: filepath.Join(open, "demo"), authority: ca}
+	if err := d.openHost(t.Context()); err != nil || d.host != nil {
+		t.Fatalf("%+v, %v", d.host, err)
+	}
+	if report, err := d.hostReport(t.Context()); err != nil || !strings.HasPrefix(report, "No certificate was deployed to a mail server: ") || !strings.Contains(report, "chmod go-w") {
+		t.Errorf("%q, %v", report, err)
+	}
+}
+
 func TestDemoOnceTooSlow(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t, "--once", "--timeout", "1ms", "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")

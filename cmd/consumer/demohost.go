@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/mailhost"
@@ -25,11 +24,9 @@ type demoHost struct {
 }
 
 // openHost starts the demo's mail server with a first certificate, as an administrator would
-// have set it up. It does nothing where certificates cannot be deployed.
+// have set it up. Where certificates cannot be deployed, because of the system or of who may write
+// to the directory of temporary files, there is none, and noHost says why.
 func (d *demo) openHost(ctx context.Context) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
 	dir := filepath.Join(d.dir, "mailhost")
 	h := &demoHost{file: filepath.Join(dir, "mx.pem")}
 	chain, key, err := d.authority.issue(demoHostName)
@@ -45,17 +42,26 @@ func (d *demo) openHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, finding := range (mailhost.Deployer{}).Plan(ctx, h.deployment(), nil) {
+		if finding.Failed {
+			d.noHost = finding.Text
+			return h.relay.Close()
+		}
+	}
 	d.host = h
 	h.before, err = h.served(ctx)
 	return err
 }
 
+func (h *demoHost) deployment() mailhost.Deployment {
+	return mailhost.Deployment{CertPath: h.file, KeyPath: h.file, Verify: mailhost.Verification{
+		Endpoints: []mailhost.Endpoint{{Address: h.relay.Plain(), Protocol: mailhost.SMTP}}, ServerName: demoHostName,
+	}}
+}
+
 // served returns the certificate that the mail server serves, asked by SMTP with STARTTLS.
 func (h *demoHost) served(ctx context.Context) (*x509.Certificate, error) {
-	seen := mailhost.Deployer{}.Inspect(ctx, mailhost.Deployment{
-		CertPath: h.file, KeyPath: h.file,
-		Verify: mailhost.Verification{Endpoints: []mailhost.Endpoint{{Address: h.relay.Plain(), Protocol: mailhost.SMTP}}, ServerName: demoHostName},
-	})
+	seen := mailhost.Deployer{}.Inspect(ctx, h.deployment())
 	if len(seen.Served) != 1 || seen.Served[0].Problem != "" {
 		return nil, fmt.Errorf("the demo's mail server does not serve the certificate in %s: %+v", h.file, seen.Served)
 	}
@@ -73,9 +79,13 @@ func (h *demoHost) target() string {
 `, h.file, h.relay.Plain(), demoHostName)
 }
 
-// report says which certificate was served before the deployment and which one is now; it fails
-// if that is not the new one.
-func (h *demoHost) report(ctx context.Context) (string, error) {
+// hostReport says which certificate was served before the deployment and which one is now, or why
+// there was none. It fails if the new one is not served.
+func (d *demo) hostReport(ctx context.Context) (string, error) {
+	h := d.host
+	if h == nil {
+		return "No certificate was deployed to a mail server: " + d.noHost + ".", nil
+	}
 	now, err := h.served(ctx)
 	if err != nil {
 		return "", err
