@@ -56,6 +56,8 @@ type Config struct {
 	TargetsFile string `yaml:"targets_file"`
 	// Alerts say whom Certpost tells by itself what needs somebody.
 	Alerts AlertsConfig `yaml:"alerts"`
+	// DemoRelay is the SMTP server of `certpost relay`, for trying things out.
+	DemoRelay DemoRelayConfig `yaml:"demo_relay"`
 	// Log is the log on standard error.
 	Log LogConfig `yaml:"log"`
 
@@ -199,8 +201,9 @@ func defaultConfig() *Config {
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
-		Alerts: defaultAlerts(),
-		Log:    LogConfig{Level: "info", Format: "auto"},
+		Alerts:    defaultAlerts(),
+		DemoRelay: defaultDemoRelay(),
+		Log:       LogConfig{Level: "info", Format: "auto"},
 	}
 }
 
@@ -324,6 +327,7 @@ func (c *Config) validate() []config.Problem {
 	f = append(f, delivery.ValidateHost(c.MailHost)...)
 	c.HTTP.validate(&f)
 	c.Audit.validate(&f)
+	c.DemoRelay.validate(&f)
 	c.Events.validate(&f)
 	c.Alerts.validate(&f)
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {

@@ -41,7 +41,11 @@ func (c *demoCmd) Run(a *app) error {
 	defer os.RemoveAll(dir)
 	d := &demo{dir: dir, out: a}
 	defer d.close()
+	stopped := func() bool { return a.ctx.Err() != nil && !c.Once } // Ctrl-C is the normal end
 	if err := d.open(a.ctx, c); err != nil {
+		if stopped() {
+			return nil
+		}
 		return err
 	}
 	ctx, end := context.WithCancelCause(a.ctx)
@@ -52,8 +56,8 @@ func (c *demoCmd) Run(a *app) error {
 	err = d.show(ctx, c)
 	end(err)
 	parts.Wait()
-	if a.ctx.Err() != nil && !c.Once {
-		return nil // Ctrl-C is the normal end
+	if stopped() {
+		return nil
 	}
 	return err
 }
@@ -64,6 +68,8 @@ type demo struct {
 	out       *app
 	relay     *devrelay.Relay // accepts the mails
 	refusing  *devrelay.Relay // answers 550
+	host      *demoHost       // nil where certificates cannot be deployed
+	noHost    string          // why host is nil
 	inbox     *httpServer
 	authority *demoCA
 	service   *instance
@@ -91,7 +97,9 @@ func (d *demo) show(ctx context.Context, c *demoCmd) error {
 		return err
 	}
 	d.service.desk.CatchUp(limit) // so that the dashboard shows what explain prints
-	d.explain()
+	if err := d.explain(limit); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -102,7 +110,7 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 		log = d.out.logger(LogConfig{Level: "info", Format: "auto"})
 	}
 	const password = "demo-password"
-	if d.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{"certpost": password}}); err != nil {
+	if d.relay, err = devrelay.Start(devrelay.Config{Users: map[string]string{"certpost": password}, Opportunistic: true, RequireTLS: true}); err != nil {
 		return err
 	}
 	if d.refusing, err = devrelay.Start(devrelay.Config{Rules: []devrelay.Rule{
@@ -111,10 +119,13 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 		return err
 	}
 	inbox := choose(c.Inbox, "127.0.0.1:8025")
-	if d.inbox, err = listenHTTP(inbox, local(inbox, d.relay.Handler())); err != nil {
+	if d.inbox, err = listenHTTP("--inbox", inbox, local(inbox, d.relay.Handler())); err != nil {
 		return err
 	}
 	if d.authority, err = newDemoCA(); err != nil {
+		return err
+	}
+	if err := d.openHost(ctx); err != nil {
 		return err
 	}
 	if err := d.write(password, choose(c.NATS, "127.0.0.1:4222"), choose(c.HTTP, "127.0.0.1:8080")); err != nil {
@@ -139,6 +150,9 @@ func (d *demo) close() {
 		if r != nil {
 			_ = r.Close()
 		}
+	}
+	if d.host != nil {
+		_ = d.host.relay.Close()
 	}
 }
 
@@ -182,11 +196,15 @@ func (d *demo) write(password, natsListen, httpListen string) error {
 		return err
 	}
 	d.cfgFile = filepath.Join(d.dir, "certpost.yaml")
-	return os.WriteFile(d.cfgFile, []byte(fmt.Sprintf(demoConfig,
+	text := fmt.Sprintf(demoConfig,
 		strconv.Quote(filepath.Join(d.dir, "data")), natsListen, httpListen, strconv.Quote(keys),
 		port(d.relay.Submission()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")),
 		port(d.relay.SMTPS()), strconv.Quote(ca), strconv.Quote(filepath.Join(d.dir, "password")), strconv.Quote(filepath.Join(d.dir, "passphrase")),
-		port(d.refusing.Submission()), strconv.Quote(refusingCA))), 0o600)
+		port(d.refusing.Submission()), strconv.Quote(refusingCA))
+	if d.host != nil {
+		text += d.host.target()
+	}
+	return os.WriteFile(d.cfgFile, []byte(text), 0o600)
 }
 
 // writeSamples creates the files that the printed commands use.
@@ -218,8 +236,9 @@ func port(addr string) string {
 	return p
 }
 
-const demoConfig = `# The demo's configuration: three targets on two relays.
+const demoConfig = `# The demo's configuration: targets on two relays and on a mail host.
 data_dir: %s
+mail_host: demo                       # the deliveries for this host are made here
 nats: {listen: "%s", sync_interval: 10s}   # the default is always: after every write
 http: {listen: "%s"}                  # the dashboard
 events: {file_roots: [%s]}
@@ -273,13 +292,24 @@ func (d *demo) publish(ctx context.Context) ([]expectation, error) {
 	if err := service.Until(ctx, func() bool { return d.service.runner.Ready(ctx) == nil }); err != nil {
 		return nil, err
 	}
-	samples := []struct {
+	type sample struct {
 		id, name string
 		targets  []string
-	}{
+	}
+	samples := []sample{
 		{"demo-1", "shop.example.com", nil},
 		{"demo-2", "*.example.com", []string{"ops-archive", "java-keystore"}},
 		{"demo-3", "mail.example.com", []string{"wrong-address"}},
+	}
+	expected := []expectation{
+		{"demo-1", "ops-archive", broker.StateSent, ""},
+		{"demo-2", "java-keystore", broker.StateSent, ""},
+		{"demo-2", "ops-archive", broker.StateSent, ""},
+		{"demo-3", "wrong-address", broker.StateDead, verdict.SMTPPermanent},
+	}
+	if d.host != nil {
+		samples = append(samples, sample{"demo-4", demoHostName, []string{"demo-mx"}})
+		expected = append(expected, expectation{"demo-4", "demo-mx", broker.StateSent, ""})
 	}
 	for _, s := range samples {
 		crt, key, err := d.authority.issue(s.name)
@@ -300,12 +330,7 @@ func (d *demo) publish(ctx context.Context) ([]expectation, error) {
 			return nil, err
 		}
 	}
-	return []expectation{
-		{"demo-1", "ops-archive", broker.StateSent, ""},
-		{"demo-2", "java-keystore", broker.StateSent, ""},
-		{"demo-2", "ops-archive", broker.StateSent, ""},
-		{"demo-3", "wrong-address", broker.StateDead, verdict.SMTPPermanent},
-	}, nil
+	return expected, nil
 }
 
 // compare prints the results of the samples, and compares them with the expected ones:
@@ -341,13 +366,22 @@ func (d *demo) compare(ctx context.Context, want []expectation) error {
 	if mails := d.relay.Count(); !slices.Equal(got, want) || mails != 3 || letters != 1 {
 		return fmt.Errorf("unexpected results: %d mails (want 3), %d dead letters (want 1), or the table differs", mails, letters)
 	}
-	return nil
+	report, err := d.hostReport(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(d.out.stdout, report)
+	return err
 }
 
 // explain prints where to look and what to try. Every command can be pasted as it is.
-func (d *demo) explain() {
-	program := d.program()
-	fmt.Fprintf(d.out.stdout, `Certpost is running. Three of four sample deliveries have arrived; the fourth is a dead letter, because its relay refuses it.
+func (d *demo) explain(ctx context.Context) error {
+	report, err := d.hostReport(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(d.out.stdout, `Certpost is running. All sample deliveries have arrived except one, a dead letter, because its relay refuses it.
+%[6]s
 
   Dashboard  %[2]s/    (the dead letter, its cause, and what to do about it)
   Inbox      %[1]s
@@ -372,7 +406,8 @@ All with the NATS CLI, as an administrator of the embedded NATS:
   nats --server %[3]s --nkey data/nats/admin.nk stream subjects CERTPOST_DEAD_LETTERS
 
 Ctrl-C ends the demo and removes its files.
-`, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), program)
+`, d.inbox.address(), d.service.http.address(), d.service.broker.URL(), shellWord(d.dir), d.program(), report)
+	return err
 }
 
 // program is the command that runs this program from the demo's directory: a link there,

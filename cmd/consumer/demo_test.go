@@ -53,11 +53,33 @@ demo-1 +ops-archive +sent +1
 demo-2 +java-keystore +sent +1
 demo-2 +ops-archive +sent +1
 demo-3 +wrong-address +dead +SMTP_PERMANENT +1
+demo-4 +demo-mx +sent +1
+mx\.example\.com at 127\.0\.0\.1:\d+ served serial ([0-9a-f]+) before the deployment, and serves ([0-9a-f]+) now\.
 $`
-	if !regexp.MustCompile(want).MatchString(d.stdout.String()) {
+	if found := regexp.MustCompile(want).FindStringSubmatch(d.stdout.String()); found == nil || found[1] == found[2] {
 		t.Errorf("it prints\n%s", d.stdout)
 	}
 	d.left()
+}
+
+// Where another user could replace the files, the demo does without its mail host, and says why.
+func TestDemoWithoutAMailHost(t *testing.T) {
+	t.Parallel()
+	open := filepath.Join(t.TempDir(), "open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Mkdir(filepath.Join(open, "demo"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := newDemoCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &demo{dir: filepath.Join(open, "demo"), authority: ca}
+	if err := d.openHost(t.Context()); err != nil || d.host != nil {
+		t.Fatalf("%+v, %v", d.host, err)
+	}
+	if report, err := d.hostReport(t.Context()); err != nil || !strings.HasPrefix(report, "No certificate was deployed to a mail server: ") || !strings.Contains(report, "chmod go-w") {
+		t.Errorf("%q, %v", report, err)
+	}
 }
 
 func TestDemoOnceTooSlow(t *testing.T) {
@@ -77,7 +99,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 	d := startDemo(t, "--inbox", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
 	d.until("its output", func() bool { return strings.HasSuffix(d.stdout.String(), "removes its files.\n") })
 	words := d.stdout.String()
-	if !strings.Contains(words, "Three of four sample deliveries have arrived") {
+	if !strings.Contains(words, "All sample deliveries have arrived except one") {
 		t.Errorf("it says\n%s", words)
 	}
 	inbox := regexp.MustCompile(`(?m)^  Inbox +(\S+)$`).FindStringSubmatch(words)

@@ -33,14 +33,15 @@ type httpServer struct {
 	people      *peopleWatch       // nil for pages without sign-in
 }
 
-func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
+// listenHTTP listens for pages. setting is the one with the address, for errors.
+func listenHTTP(setting, addr string, handler http.Handler) (*httpServer, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) {
 			err = op.Err
 		}
-		return nil, fmt.Errorf("http.listen %s: %w: stop the program that has the port, or choose another http.listen", addr, err)
+		return nil, fmt.Errorf("%[1]s %[2]s: %[3]w: stop the program that has the port, or choose another %[1]s", setting, addr, err)
 	}
 	return &httpServer{listener: l, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
@@ -163,7 +164,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := listenHTTP(cfg.Listen, guard)
+	server, err := listenHTTP("http.listen", cfg.Listen, guard)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -437,8 +438,9 @@ func TestStillServed(t *testing.T) {
 	o.until("degraded before it expires", func() bool { return is("degraded", "expires on") })
 }
 
-// A target of type file may be a key store for Java or a PKCS#12 file, for Tomcat and others. The
-// same certificate again is unchanged, although the bytes of a new store would be other ones.
+// A target of type file may be a key store for Java or a PKCS#12 file, for Tomcat and others, or the
+// certificates alone, as PKCS#7 or as a trust store. The same certificate again is unchanged, and the
+// program is not reloaded, although the bytes of a new store would be other ones.
 func TestKeyStoresAsFiles(t *testing.T) {
 	t.Parallel()
 	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
@@ -448,17 +450,26 @@ func TestKeyStoresAsFiles(t *testing.T) {
 	o.write("passphrase", p12Passphrase)
 	o.more = func() string {
 		target := func(id, kind, key string) string {
-			return fmt.Sprintf("  - {id: %[1]s, type: file, host: mx1, cert_path: %[2]s/%[1]s, payload: %[3]s, %[4]s: {file: %[5]s}, reload_command: [sh, -c, \"echo %[1]s >> %[6]s/reloads\"], post_deploy_verify: {enabled: false}}\n",
-				id, o.files, kind, key, o.path("passphrase"), o.dir)
+			if key != "" {
+				key += ": {file: " + o.path("passphrase") + "}, "
+			}
+			return fmt.Sprintf("  - {id: %[1]s, type: file, host: mx1, cert_path: %[2]s/%[1]s, payload: %[3]s, %[4]sreload_command: [sh, -c, \"echo %[1]s >> %[5]s/reloads\"], post_deploy_verify: {enabled: false}}\n",
+				id, o.files, kind, key, o.dir)
 		}
-		return target("jks", "jks", "keystore_password") + target("p12", "pkcs12", "pkcs12_passphrase")
+		return target("jks", "jks", "keystore_password") + target("p12", "pkcs12", "pkcs12_passphrase") +
+			target("p7b", "pkcs7", "") + target("roots", "pkcs12_truststore", "keystore_password")
 	}
 	o.furnish("mail_host: mx1\n")
-	chain := o.issueTo("e1", "jks", "p12")
-	for _, target := range []string{"jks", "p12"} {
+	all := []string{"jks", "p12", "p7b", "roots"}
+	chain := o.issueTo("e1", all...)
+	keys := map[string]verdict.KeySent{"jks": verdict.KeyEncrypted, "p12": verdict.KeyEncrypted, "p7b": verdict.KeyNone, "roots": verdict.KeyNone}
+	for _, target := range all {
 		r := o.entry("e1", target, broker.StateSent).Receipt
-		if r.State != "deployed" || r.PrivateKey != verdict.KeyEncrypted || len(r.Files) != 1 {
+		if r.State != "deployed" || r.PrivateKey != keys[target] || len(r.Files) != 1 {
 			t.Errorf("the receipt of %s is %+v", target, r)
+		}
+		if _, fetched := r.Secrets["file:"+o.path("e1.example.com.key")]; fetched != (keys[target] == verdict.KeyEncrypted) {
+			t.Errorf("the private key was fetched for %s: %v", target, fetched)
 		}
 	}
 	_, leaf, _, err := pkcs12.DecodeChain([]byte(o.content("p12")), p12Passphrase)
@@ -469,16 +480,17 @@ func TestKeyStoresAsFiles(t *testing.T) {
 	if err := store.Load(strings.NewReader(o.content("jks")), []byte(p12Passphrase)); err != nil || len(store.Aliases()) != 1 {
 		t.Errorf("the key store: %v", err)
 	}
-	again := &events.Event{ID: "e2", Certificate: events.Certificate{PEM: chain}, PrivateKey: &events.Reference{File: o.path("e1.example.com.key")}, Targets: []string{"jks", "p12"}}
+	again := &events.Event{ID: "e2", Certificate: events.Certificate{PEM: chain}, PrivateKey: &events.Reference{File: o.path("e1.example.com.key")}, Targets: all}
 	if _, _, err := o.service.broker.Publish(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
-	for _, target := range []string{"jks", "p12"} {
+	for _, target := range all {
 		if r := o.entry("e2", target, broker.StateSent).Receipt; r.State != "unchanged" {
 			t.Errorf("the same certificate for %s: %+v", target, r)
 		}
 	}
-	if text, _ := os.ReadFile(o.path("reloads")); strings.Count(string(text), "jks") != 1 || strings.Count(string(text), "p12") != 1 {
-		t.Errorf("reloads: %q", text)
+	text, _ := os.ReadFile(o.path("reloads"))
+	if reloads := strings.Fields(string(text)); len(reloads) != len(all) || !slices.Equal(slices.Sorted(slices.Values(reloads)), all) {
+		t.Errorf("reloads: %q", reloads)
 	}
 }

@@ -55,6 +55,7 @@ type cli struct {
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
 	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`
 	SendTest     sendTestCmd     `cmd:"" name:"send-test" help:"Send a target's mail with a test certificate, without NATS."`
+	Relay        relayCmd        `cmd:"" help:"Run the demo relay: an SMTP server that keeps mails and delivers none, with an inbox page."`
 	Status       statusCmd       `cmd:"" help:"What waits, what ended as dead letters, and which lanes do not deliver."`
 	Targets      targetsCmd      `cmd:"" help:"Targets of the configuration: list, show."`
 	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"Dead letters (failed deliveries): list, show, replay, discard."`

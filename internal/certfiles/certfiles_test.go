@@ -1,7 +1,9 @@
 package certfiles
 
 import (
+	"bytes"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -359,6 +361,16 @@ func TestPKCS12Files(t *testing.T) {
 	_, key, err := PKCS12(pack("x.example.com", "p"), "p")
 	if err != nil || !strings.HasPrefix(string(key), "-----BEGIN PRIVATE KEY-----") {
 		t.Error(err)
+	}
+	// .NET writes the issuer first.
+	c := lab.Issue(t, a.ca, lab.NewKey(t, "p256"), "net.example.com", lab.DNSNames("net.example.com"), today)
+	data, err := gopkcs12.Modern.Encode(c.Key, a.ca.Certificate, []*x509.Certificate{c.Certificate}, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, _, err := PKCS12(data, "p")
+	if leaf, rest := pem.Decode(chain); err != nil || leaf == nil || !bytes.Equal(leaf.Bytes, c.Certificate.Raw) || len(rest) == 0 {
+		t.Errorf("the leaf is not first: %v\n%s", err, chain)
 	}
 }
 

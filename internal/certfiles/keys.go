@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 
 	gopkcs12 "software.sslmate.com/src/go-pkcs12"
 
@@ -37,8 +38,8 @@ func (s *Scanner) parsePKCS12(data []byte, f *file) {
 	}
 }
 
-// PKCS12 returns the certificates and the private key of a PKCS#12 file as PEM. Its errors
-// quote nothing.
+// PKCS12 returns the certificates and the private key of a PKCS#12 file as PEM. The leaf is the
+// certificate that the key belongs to: .NET writes it after its issuers. Errors quote nothing.
 func PKCS12(data []byte, passphrase string) (chain, key []byte, err error) {
 	private, leaf, cas, err := gopkcs12.DecodeChain(data, passphrase)
 	if errors.Is(err, gopkcs12.ErrIncorrectPassword) {
@@ -53,13 +54,15 @@ func PKCS12(data []byte, passphrase string) (chain, key []byte, err error) {
 	}
 	defer clear(der)
 	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if payload.CheckKey(key, leaf) != nil {
+	all := append([]*x509.Certificate{leaf}, cas...)
+	at := slices.IndexFunc(all, func(c *x509.Certificate) bool { return payload.CheckKey(key, c) == nil })
+	if at < 0 {
 		clear(key)
 		return nil, nil, errors.New("its private key does not match its certificate")
 	}
-	ders := [][]byte{leaf.Raw}
-	for _, ca := range cas {
-		ders = append(ders, ca.Raw)
+	ders := [][]byte{all[at].Raw}
+	for _, issuer := range slices.Delete(all, at, at+1) {
+		ders = append(ders, issuer.Raw)
 	}
 	return pemtext.Encode(ders...), key, nil
 }

@@ -465,5 +465,5 @@ func TestPostfixAndThePool(t *testing.T) {
 		}
 	}
 	server.Fetch(t, user, lab.AtLeast(6))
-	o.arrivesByteForByte(t, server, user, 6)
+	o.arrivesByteForByte(t, server, user)
 }

@@ -318,8 +318,8 @@ func (t *Target) oneFile() bool {
 	return t.Type == typeFile && t.Payload != payload.PEM && t.Payload != payload.PEMAndKey
 }
 
-// needsKey reports whether a deployment needs the private key.
-func (t *Target) needsKey() bool { return !t.oneFile() || t.settings(nil).NeedsKey() }
+// needsKey reports whether a delivery needs the private key.
+func (t *Target) needsKey() bool { return t.onHost() && !t.oneFile() || t.settings(nil).NeedsKey() }
 
 // validateHostPayload checks the payload of a target of type file: its secrets, and that it is one
 // file.

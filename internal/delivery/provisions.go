@@ -50,7 +50,7 @@ func (c *Courier) provisions(ctx context.Context, t *Target, ev *events.Event) (
 		return nil, failure
 	}
 	p := newProvisions(t, b)
-	if t.onHost() || t.settings(p.vars).NeedsKey() {
+	if t.needsKey() {
 		if p.key, failure = c.privateKey(ctx, t, ev, p); failure != nil {
 			return p, failure
 		}

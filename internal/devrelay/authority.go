@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
@@ -73,17 +74,22 @@ func newAuthority(hostname string) (*authority, error) {
 	}}, nil
 }
 
-// CertPool contains the CA that signed the relay's certificate.
+// CertPool contains the relay's own CA; nothing if its certificate is from files.
 func (r *Relay) CertPool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(r.authority.cert)
+	if r.authority != nil {
+		pool.AddCert(r.authority.cert)
+	}
 	return pool
 }
 
-// CAFile writes the CA as PEM into the directory, which must exist, and returns the
-// file's path.
+// CAFile writes the relay's own CA as PEM into the directory, which must exist, and returns
+// the file's path.
 func (r *Relay) CAFile(dir string) (string, error) {
 	file := filepath.Join(dir, "devrelay-ca.pem")
+	if r.authority == nil {
+		return "", errors.New("the demo relay has no CA of its own")
+	}
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.authority.cert.Raw})
 	return file, os.WriteFile(file, block, 0o644) //nolint:gosec // a CA's certificate is public
 }

@@ -48,6 +48,16 @@ func (m Mail) Message() (*Message, error) {
 	return message, err
 }
 
+// largestAttachment is the size of a mail's largest attachment, decoded; 0 without one. What
+// cannot be parsed does not count: the relay judges no mail by its form.
+func largestAttachment(raw []byte) (size int64) {
+	message, _ := Mail{Raw: raw}.Message()
+	for _, a := range message.Attachments {
+		size = max(size, int64(len(a.Data)))
+	}
+	return size
+}
+
 // Decoded returns a header's value with encoded words decoded.
 func (m *Message) Decoded(name string) string { return decodeWords(m.Header.Get(name)) }
 

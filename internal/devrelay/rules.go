@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -20,17 +21,22 @@ const (
 	StageData Stage = "data" // the final dot
 )
 
-// Rule answers a command with a refusal.
+// Rule answers a command with a refusal, or with silence.
 type Rule struct {
 	Stage Stage
 	// Sender and Recipient are globs for the addresses, * for any characters; "" matches
 	// any. At StageData one matching recipient is enough.
 	Sender, Recipient string
-	// Code is 4yz or 5yz.
+	// Code is 4yz or 5yz; 0 with Disconnect.
 	Code int
 	// Enhanced is the RFC 3463 code, "5.1.1"; "" means the class with .0.0.
 	Enhanced string
 	Text     string
+	// Disconnect closes the connection instead of a reply. At StageData the mail has been
+	// accepted then, and its client cannot know it.
+	Disconnect bool
+	// Delay is how long the answer takes.
+	Delay time.Duration
 	// Times is how often the rule answers before it stops matching; 0 means always.
 	Times int
 }
@@ -46,8 +52,13 @@ func newRules(list []Rule) (*rules, error) {
 	r := &rules{list: list, left: make([]int, len(list))}
 	for i, rule := range list {
 		r.left[i] = rule.Times
-		if rule.Code/100 != 4 && rule.Code/100 != 5 {
+		switch {
+		case rule.Disconnect && (rule.Code != 0 || rule.Enhanced != "" || rule.Text != ""):
+			return nil, fmt.Errorf("rule %d of the demo relay has a reply, but disconnects instead of a reply", i+1)
+		case !rule.Disconnect && rule.Code/100 != 4 && rule.Code/100 != 5:
 			return nil, fmt.Errorf("rule %d of the demo relay has code %d; use 4yz or 5yz", i+1, rule.Code)
+		case strings.ContainsAny(rule.Text, "\r\n"):
+			return nil, fmt.Errorf("rule %d of the demo relay has a text of more than one line", i+1)
 		}
 		if _, err := parseEnhanced(rule.Enhanced); err != nil {
 			return nil, fmt.Errorf("rule %d of the demo relay: %w", i+1, err)
@@ -70,6 +81,12 @@ func newRules(list []Rule) (*rules, error) {
 	return r, nil
 }
 
+// CheckRules says what is wrong with the first rule that is malformed.
+func CheckRules(list []Rule) error {
+	_, err := newRules(list)
+	return err
+}
+
 // replace replaces the rules.
 func (r *rules) replace(by *rules) {
 	r.mu.Lock()
@@ -77,8 +94,8 @@ func (r *rules) replace(by *rules) {
 	r.list, r.left = by.list, by.left
 }
 
-// answer returns the refusal of the first rule that matches, nil if none does.
-func (r *rules) answer(stage Stage, from string, recipients []string) *smtp.SMTPError {
+// match returns the first rule that matches, nil if none does.
+func (r *rules) match(stage Stage, from string, recipients []string) *Rule {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, rule := range r.list {
@@ -91,10 +108,15 @@ func (r *rules) answer(stage Stage, from string, recipients []string) *smtp.SMTP
 			}
 			r.left[i]--
 		}
-		enhanced, _ := parseEnhanced(rule.Enhanced)
-		return &smtp.SMTPError{Code: rule.Code, EnhancedCode: enhanced, Message: rule.Text}
+		return &rule
 	}
 	return nil
+}
+
+// reply is the rule's reply.
+func (r *Rule) reply() *smtp.SMTPError {
+	enhanced, _ := parseEnhanced(r.Enhanced) // was checked by newRules
+	return &smtp.SMTPError{Code: r.Code, EnhancedCode: enhanced, Message: r.Text}
 }
 
 func fitsAny(glob string, addresses []string) bool {

@@ -3,6 +3,7 @@ package devrelay
 import (
 	"bytes"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -13,8 +14,9 @@ import (
 
 // session is one client's connection.
 type session struct {
-	relay *Relay
-	conn  *smtp.Conn
+	relay      *Relay
+	conn       *smtp.Conn
+	requireTLS bool
 
 	user       string // authenticated user, or ""
 	from       string
@@ -24,10 +26,15 @@ type session struct {
 
 // AuthMechanisms returns the mechanisms that EHLO offers.
 func (s *session) AuthMechanisms() []string {
-	if _, secure := s.conn.TLSConnectionState(); !secure || len(s.relay.config.Users) == 0 {
+	if len(s.relay.config.Users) == 0 || !s.secure() && !s.relay.config.AllowUnsecureAuthentication {
 		return nil
 	}
 	return []string{sasl.Plain, sasl.Login}
+}
+
+func (s *session) secure() bool {
+	_, secure := s.conn.TLSConnectionState()
+	return secure
 }
 
 // Auth begins an AUTH.
@@ -78,11 +85,16 @@ func (l *loginServer) Next(response []byte) (challenge []byte, done bool, err er
 
 // Mail begins a transaction.
 func (s *session) Mail(from string, options *smtp.MailOptions) error {
-	if len(s.relay.config.Users) > 0 && s.user == "" {
+	switch {
+	case s.requireTLS && !s.secure():
+		return &smtp.SMTPError{Code: 530, EnhancedCode: smtp.EnhancedCode{5, 7, 0}, Message: "Must issue a STARTTLS command first"}
+	case len(s.relay.config.Users) > 0 && s.user == "":
 		return &smtp.SMTPError{Code: 530, EnhancedCode: smtp.EnhancedCode{5, 7, 0}, Message: "Authentication required"}
+	case options.Size > s.relay.config.MaxMailBytes:
+		return smtp.ErrDataTooLarge
 	}
-	if reply := s.relay.rules.answer(StageMail, from, nil); reply != nil {
-		return reply
+	if rule := s.relay.rules.match(StageMail, from, nil); rule != nil {
+		return s.apply(rule)
 	}
 	s.from, s.options = from, *options
 	return nil
@@ -90,34 +102,73 @@ func (s *session) Mail(from string, options *smtp.MailOptions) error {
 
 // Rcpt adds a recipient.
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	if reply := s.relay.rules.answer(StageRcpt, s.from, []string{to}); reply != nil {
-		return reply
+	if rule := s.relay.rules.match(StageRcpt, s.from, []string{to}); rule != nil {
+		return s.apply(rule)
 	}
 	s.recipients = append(s.recipients, to)
 	return nil
 }
 
+// apply answers as a rule says.
+func (s *session) apply(rule *Rule) error {
+	time.Sleep(rule.Delay)
+	if rule.Disconnect {
+		_ = s.conn.Conn().Close() // what go-smtp writes afterwards is lost
+		return errDisconnected
+	}
+	return rule.reply()
+}
+
+var errDisconnected = errors.New("the connection was closed by a rule")
+
 // Data stores the mail after its final dot.
 func (s *session) Data(content io.Reader) error {
+	raw, err := s.read(content)
+	if err != nil {
+		return err
+	}
+	rule := s.relay.rules.match(StageData, s.from, s.recipients)
+	if rule != nil && !rule.Disconnect {
+		return s.apply(rule)
+	}
+	time.Sleep(s.relay.config.Delay)
+	if err := s.relay.config.Folder.store(raw); err != nil {
+		s.relay.config.Log("the mail was not accepted: " + err.Error())
+		return &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "The mail cannot be stored"}
+	}
+	id := s.relay.mailbox.add(Mail{
+		Received: time.Now(), From: s.from, Recipients: s.recipients,
+		User: s.user, TLS: s.secure(), Raw: raw,
+		EnvelopeID: s.options.EnvelopeID, Return: string(s.options.Return),
+	}, !s.relay.config.Discard)
+	s.relay.config.Log(fmt.Sprintf("accepted mail %d: %d bytes, recipients: %d, TLS: %t, AUTH: %t", id, len(raw), len(s.recipients), s.secure(), s.user != ""))
+	if rule != nil {
+		return s.apply(rule)
+	}
+	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: fmt.Sprintf("OK: queued as D%06d", id)}
+}
+
+// read reads a mail's content, and refuses one that is too large or has an attachment that is.
+// With Discard nothing is kept and attachments are not looked at.
+func (s *session) read(content io.Reader) ([]byte, error) {
 	var raw bytes.Buffer
 	var into io.Writer = &raw
 	if s.relay.config.Discard {
 		into = io.Discard
 	}
-	if _, err := io.Copy(into, content); err != nil {
-		return err
+	limit := s.relay.config.MaxMailBytes
+	n, err := io.Copy(into, io.LimitReader(content, limit+1))
+	if err != nil {
+		return nil, err
 	}
-	if reply := s.relay.rules.answer(StageData, s.from, s.recipients); reply != nil {
-		return reply
+	if n > limit {
+		return nil, smtp.ErrDataTooLarge
 	}
-	time.Sleep(s.relay.config.Delay)
-	_, secure := s.conn.TLSConnectionState()
-	id := s.relay.mailbox.add(Mail{
-		Received: time.Now(), From: s.from, Recipients: s.recipients,
-		User: s.user, TLS: secure, Raw: raw.Bytes(),
-		EnvelopeID: s.options.EnvelopeID, Return: string(s.options.Return),
-	}, !s.relay.config.Discard)
-	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 0, 0}, Message: fmt.Sprintf("OK: queued as D%06d", id)}
+	// An attachment is not larger than its mail.
+	if most := s.relay.config.MaxAttachmentBytes; int64(raw.Len()) > most && largestAttachment(raw.Bytes()) > most {
+		return nil, &smtp.SMTPError{Code: 552, EnhancedCode: smtp.EnhancedCode{5, 3, 4}, Message: fmt.Sprintf("Attachments may have %d bytes each", most)}
+	}
+	return raw.Bytes(), nil
 }
 
 // Reset discards the transaction.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,6 +22,8 @@ type EximOptions struct {
 	Users map[string]string
 	// Refuse maps recipients to the reply that RCPT gets: code, enhanced code, text.
 	Refuse map[string]string
+	// SMTP is the address to listen on; a free one when empty.
+	SMTP string
 	// Main are settings of Exim's main section; they override the lab's own.
 	Main map[string]string
 }
@@ -35,6 +38,8 @@ type EximServer struct {
 	CA *CA
 	// Log is Exim's main log.
 	Log string
+	// Daemon is the number of its process, which a SIGHUP reloads.
+	Daemon int
 
 	mails string
 }
@@ -69,7 +74,7 @@ func Exim(t testing.TB, o EximOptions) *EximServer {
 			t.Fatal(err)
 		}
 	}
-	e := &EximServer{SMTP: loopback(freePort(t)), SMTPS: loopback(freePort(t)), CA: ca,
+	e := &EximServer{SMTP: cmp.Or(o.SMTP, loopback(freePort(t))), SMTPS: loopback(freePort(t)), CA: ca,
 		Log: filepath.Join(own, "mainlog"), mails: filepath.Join(own, "mails")}
 	config := writeFile(t, filepath.Join(dir, "exim.conf"), e.config(t, o, map[string]string{
 		"exim_path": exim, "spool_directory": filepath.Join(own, "spool"), "log_file_path": filepath.Join(own, "%slog"),
@@ -80,6 +85,7 @@ func Exim(t testing.TB, o EximOptions) *EximServer {
 	logOnFailure(t, printed)
 	logOnFailure(t, e.Log)
 	p.await(t, "waiting for its greeting", func() error { return greets(e.SMTP) })
+	e.Daemon = p.cmd.Process.Pid
 	return e
 }
 

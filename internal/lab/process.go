@@ -187,6 +187,12 @@ func serverDir(t testing.TB) string {
 	return dir
 }
 
+// ServerDir is such a directory for other tests.
+func ServerDir(t testing.TB) string {
+	t.Helper()
+	return serverDir(t)
+}
+
 func mkdir(t testing.TB, elem ...string) string {
 	t.Helper()
 	dir := filepath.Join(elem...)

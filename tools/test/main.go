@@ -77,6 +77,7 @@ func run(ctx context.Context, o options) error {
 		if !o.lint {
 			s.step(ctx, "system packages", s.installPackages)
 			s.step(ctx, "Exim", s.unpackExim)
+			s.step(ctx, "OpenSMTPD", s.unpackOpenSMTPD)
 		}
 		s.step(ctx, "tools", func(ctx context.Context) error { return s.buildTools(ctx, o.lint) })
 	}
