@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/certpost/certpost/internal/access"
@@ -180,7 +181,7 @@ func (c *IngestConfig) validate(f *findings, tls bool) {
 }
 
 // serveIngest registers POST /v1/events, if it is enabled, and its description.
-func (s *instance) serveIngest(guard *access.Access) error {
+func (s *instance) serveIngest(guard *access.Access, registry prometheus.Registerer) error {
 	c := &s.cfg.HTTP.Ingest
 	if !c.Enabled {
 		return nil
@@ -190,7 +191,7 @@ func (s *instance) serveIngest(guard *access.Access) error {
 			_, duplicate, err = s.broker.Publish(ctx, ev)
 			return duplicate, err
 		},
-		TooLarge: broker.Unpublishable, Refusals: s.cfg.courierOptions().Refusals, Address: guard.ClientAddress, Log: s.log,
+		TooLarge: broker.Unpublishable, Refusals: s.cfg.courierOptions().Refusals, Address: guard.ClientAddress, Log: s.log, Metrics: ingest.NewMetrics(registry),
 	}
 	if c.ClientCAFile != "" {
 		clients := NATSTLSConfig{ClientCAFile: c.ClientCAFile}
