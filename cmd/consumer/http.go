@@ -272,6 +272,7 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 		h.audit(),
+		spoolHealth(h.s.cfg.spool(), time.Now()),
 	}
 	if away, there := h.hosts(ctx); there {
 		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))

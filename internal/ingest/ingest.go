@@ -246,13 +246,16 @@ func at(i, of int, err *refused) *refused {
 }
 
 // mediaType returns the content type of a request, if it is one of ours. Forms of web pages
-// are none.
+// are none. step-ca sends none, and a header that a web page of another site cannot send.
 func mediaType(r *http.Request) (string, *refused) {
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return "", refuse(http.StatusUnsupportedMediaType, "send the body without Content-Encoding")
 	}
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	given := r.Header.Get("Content-Type")
+	media, _, err := mime.ParseMediaType(given)
 	switch {
+	case given == "" && r.Header.Get(stepSignature) != "":
+		return "application/json", nil
 	case err == nil && (media == "application/json" || media == events.ContentType || media == batchType):
 		return media, nil
 	}

@@ -379,7 +379,7 @@ func TestAdapters(t *testing.T) {
 	}
 	block, _ := pem.Decode([]byte(chain()))
 	notify := fmt.Sprintf(`{"timestamp": "2026-11-29T00:00:00Z", "provisionerName": "scep", "x509Certificate": {"raw": %q, "notAfter": "2027-01-01T00:00:00Z"}}`, base64.StdEncoding.EncodeToString(block.Bytes))
-	if got, text := h.post("/v1/events", notify, step(notify)); got != 202 || !strings.HasSuffix(text, `"duplicate":false,"allow":true}`) {
+	if got, text := h.post("/v1/events", notify, step(notify), "Content-Type: "); got != 202 || !strings.HasSuffix(text, `"duplicate":false,"allow":true}`) {
 		t.Errorf("%d %s", got, text)
 	}
 	failed := `{"x509CertificateRequest": {"raw": "MA=="}, "scepTransactionID": "1", "scepErrorDescription": "canary"}`
