@@ -182,13 +182,36 @@ func TestLayouts(t *testing.T) {
 			tr.write(dir+".json", []byte(`{"sans":["www.example.com"]}`))
 			tr.write("acme/acme-v02/users/ops/ops.key", olderKey)
 			tr.write("pki/authorities/local/root.crt", ca)
-		}, source("caddy", "acme-v02.api.letsencrypt.org-directory/www.example.com") + " certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com.key", nil},
+		}, source("caddy", "acme-v02.api.letsencrypt.org-directory/www.example.com") + " certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com.key", func(tr tree) *hookCall {
+			dir := "certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com"
+			return &hookCall{"caddy", nil, []string{tr.path(dir + ".crt"), tr.path(dir + ".key")}}
+		}},
 		"step": {func(tr tree) {
 			tr.write("web.crt", full)
 			tr.write("web.key", key)
 			tr.write("root_ca.crt", ca)
 		}, "file://web1%s/web.crt web.key", func(tr tree) *hookCall {
 			return &hookCall{"step", nil, []string{tr.path("web.crt"), tr.path("web.key")}}
+		}},
+		"win-acme": {func(tr tree) {
+			tr.write("www.example.com-crt.pem", leaf)
+			tr.write("www.example.com-chain.pem", full)
+			tr.write("www.example.com-chain-only.pem", ca)
+			tr.write("www.example.com-key.pem", key)
+		}, "file://web1%s/www.example.com-chain.pem www.example.com-key.pem", func(tr tree) *hookCall {
+			return &hookCall{"files", nil, []string{tr.path("www.example.com-chain.pem"), tr.path("www.example.com-key.pem")}}
+		}},
+		"Posh-ACME": {func(tr tree) {
+			tr.write("www.example.com/order.json", []byte(`{"MainDomain": "www.example.com"}`))
+			tr.write("www.example.com/cert.cer", leaf)
+			tr.write("www.example.com/fullchain.cer", full)
+			tr.write("www.example.com/chain.cer", ca)
+			tr.write("www.example.com/chain0.cer", ca)
+			tr.write("www.example.com/cert.key", key)
+			tr.write("www.example.com/cert.pfx", []byte("pfx"))
+			tr.write("www.example.com/fullchain.pfx", []byte("pfx"))
+		}, "file://web1%s/www.example.com/fullchain.cer www.example.com/cert.key", func(tr tree) *hookCall {
+			return &hookCall{"files", nil, []string{tr.path("www.example.com/fullchain.cer"), tr.path("www.example.com/cert.key")}}
 		}},
 		"Kubernetes": {func(tr tree) {
 			tr.write("tls/..2026_11_29/tls.crt", full)

@@ -48,7 +48,8 @@ var hooks = []hook{
 	{"acme.sh", "acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'", fromAcmeSh},
 	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
 	{"caddy", "Caddy's module (examples/caddy), which passes the files of the certificate and of its key: certpost publish --from caddy -- CERT KEY", fromCaddy},
-	{"step", "step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY", fromStep},
+	{"step", "step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY", fromFiles},
+	{"files", "any client's hook, with the files of the certificate and of its key: certpost publish --from files -- CERT KEY", fromFiles},
 }
 
 // Hooks returns the names of the ACME clients that FromHook supports.
@@ -181,11 +182,11 @@ func fromCaddy(h Host) (told, error) {
 	return t, nil
 }
 
-// fromStep reads the arguments that are written into step's --exec, because step itself passes
-// none: the file of the certificate, and of the key if events shall reference it. The file's
+// fromFiles reads the arguments that are written into a hook, such as step's --exec, which itself
+// passes none: the file of the certificate, and of the key if events shall reference it. The file's
 // path is the name of the certificate: two of one name may exist in two directories. A watcher,
-// which cannot tell step's files from others, gives them the same name.
-func fromStep(h Host) (told, error) {
+// which cannot tell such files from others, gives them the same name.
+func fromFiles(h Host) (told, error) {
 	if len(h.Args) == 0 || len(h.Args) > 2 {
 		return told{}, nil
 	}

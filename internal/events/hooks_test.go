@@ -146,6 +146,12 @@ func TestHooks(t *testing.T) {
 			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
 			domains: []string{"www.example.com", "example.com"},
 		},
+		{
+			name: "files of any client", client: "files",
+			args:    []string{h.path("live/www.example.com/fullchain.pem"), h.path("live/www.example.com/privkey.pem")},
+			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
+			domains: []string{"www.example.com", "example.com"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var read []string
@@ -199,7 +205,7 @@ func TestHooksGoneWrong(t *testing.T) {
 		args         []string
 		reason       string
 	}{
-		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated, caddy, step`},
+		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated, caddy, step, files`},
 		{name: "by hand", client: "certbot", reason: `certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'`},
 		{name: "acme.sh after a failure", client: "acme.sh", env: map[string]string{"Le_Domain": "www.example.com"}, reason: `acme.sh passed no certificate: this works only as acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'`},
 		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},
