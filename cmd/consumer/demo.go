@@ -111,7 +111,7 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 		return err
 	}
 	inbox := choose(c.Inbox, "127.0.0.1:8025")
-	if d.inbox, err = listenHTTP(inbox, local(inbox, d.relay.Handler())); err != nil {
+	if d.inbox, err = listenHTTP("http.listen", inbox, local(inbox, d.relay.Handler())); err != nil {
 		return err
 	}
 	if d.authority, err = newDemoCA(); err != nil {

@@ -33,14 +33,15 @@ type httpServer struct {
 	people      *peopleWatch       // nil for pages without sign-in
 }
 
-func listenHTTP(addr string, handler http.Handler) (*httpServer, error) {
+// listenHTTP opens a port; setting names the address in errors.
+func listenHTTP(setting, addr string, handler http.Handler) (*httpServer, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) {
 			err = op.Err
 		}
-		return nil, fmt.Errorf("http.listen %s: %w: stop the program that has the port, or choose another http.listen", addr, err)
+		return nil, fmt.Errorf("%[1]s %[2]s: %[3]w: stop the program that has the port, or choose another %[1]s", setting, addr, err)
 	}
 	return &httpServer{listener: l, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
@@ -163,7 +164,7 @@ func openHTTP(ctx context.Context, cfg *HTTPConfig, store *secrets.Store, pages 
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := listenHTTP(cfg.Listen, guard)
+	server, err := listenHTTP("http.listen", cfg.Listen, guard)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -241,7 +242,11 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *health) healthz(w http.ResponseWriter, r *http.Request) {
-	checks := h.examine(r.Context())
+	answerHealth(w, h.examine(r.Context()))
+}
+
+// answerHealth writes the answer of /healthz.
+func answerHealth(w http.ResponseWriter, checks []check) {
 	status, code := healthy, http.StatusOK
 	for _, c := range checks {
 		if c.Status == unhealthy {

@@ -241,7 +241,7 @@ func TestServingEnds(t *testing.T) {
 			_, _ = io.WriteString(w, "finished")
 		}
 	})
-	server, err := listenHTTP("127.0.0.1:0", mux)
+	server, err := listenHTTP("http.listen", "127.0.0.1:0", mux)
 	if err != nil {
 		t.Fatal(err)
 	}
