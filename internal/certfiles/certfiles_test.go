@@ -151,6 +151,18 @@ func TestLayouts(t *testing.T) {
 		}, "lego://web1/%2A.example.com certificates/_.example.com.key", func(tr tree) *hookCall {
 			return &hookCall{"lego", map[string]string{"LEGO_HOOK_CERT_NAME": "*.example.com", "LEGO_HOOK_CERT_PATH": tr.path("certificates/_.example.com.crt"), "LEGO_HOOK_CERT_KEY_PATH": tr.path("certificates/_.example.com.key")}, nil}
 		}},
+		"lego 5, with --pem and --pfx": {func(tr tree) {
+			tr.write("certificates/web.crt", full)
+			tr.write("certificates/web.issuer.crt", ca)
+			tr.write("certificates/web.key", key)
+			tr.write("certificates/web.pem", slices.Concat(full, key))
+			tr.write("certificates/web.pfx", []byte("pfx"))
+			tr.write("certificates/web.json", []byte(`{"id": "web", "domains": ["www.example.com"], "keyType": "EC256"}`))
+			tr.write("archives/1769860800.web.crt", older)
+			tr.write("archives/1769860800.web.key", olderKey)
+		}, source("lego", "web") + " certificates/web.key", func(tr tree) *hookCall {
+			return &hookCall{"lego", map[string]string{"LEGO_HOOK_CERT_NAME": "web", "LEGO_HOOK_CERT_PATH": tr.path("certificates/web.crt"), "LEGO_HOOK_CERT_KEY_PATH": tr.path("certificates/web.key")}, nil}
+		}},
 		"acme.sh": {func(tr tree) {
 			tr.write("www.example.com_ecc/www.example.com.cer", leaf)
 			tr.write("www.example.com_ecc/fullchain.cer", full)
@@ -367,13 +379,15 @@ func TestPKCS12Files(t *testing.T) {
 		return data
 	}
 	tr := newTree(t)
-	tr.write("web.p12", pack("web.example.com", "right"))
+	web := pack("web.example.com", "right")
+	tr.write("web.p12", web)
+	tr.write("web-again.p12", web)
 	tr.write("other.pfx", pack("other.example.com", "wrong"))
 	tr.write("rubbish.p12", []byte("rubbish"))
 	tr.wants() // without a passphrase they are left out
 	tr.s = &Scanner{Host: "web1", Passphrase: func() ([]byte, error) { return []byte("right"), nil }}
 	found, problems := tr.s.Scan([]string{tr.dir})
-	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
+	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web-again.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
 		t.Errorf("%+v", found)
 	}
 	if len(problems) != 2 || problems[0].Reason != "the passphrase does not open this PKCS#12 file" || !strings.HasPrefix(problems[1].Reason, "it cannot be read as PKCS#12") {
