@@ -33,6 +33,7 @@ var tools = []tool{
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
 	{module: "caddy", dir: "examples/caddy", programs: []string{"caddy-certpost"}, pkg: "./cmd/caddy"},
 	{module: "stepca", programs: []string{"step-ca-dev"}, pkg: "."},
+	{module: "consultemplate", programs: []string{"consul-template"}, pkg: "tool"},
 	{module: "step", programs: []string{"step-dev"}, pkg: "."},
 }
 
