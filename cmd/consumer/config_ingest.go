@@ -220,7 +220,9 @@ func (s *instance) serveIngest(guard *access.Access, registry prometheus.Registe
 		}
 		cfg.Senders = append(cfg.Senders, sender)
 	}
-	guard.HandleAPI("POST /v1/events", ingest.Received, ingest.New(cfg))
+	handler := ingest.New(cfg)
+	guard.HandleAPI("POST /v1/events", ingest.Received, handler)
+	guard.HandleAPI("GET /v1/events", 0, http.HandlerFunc(handler.Known))
 	guard.HandleAPI("GET /v1/openapi.yaml", 0, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(ingest.OpenAPI)

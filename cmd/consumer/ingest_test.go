@@ -187,6 +187,14 @@ func TestPostWithCertificate(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
+	known, err := client("web1.example.com").Get(o.service.http.address() + "/v1/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.Body.Close()
+	if known.StatusCode != http.StatusOK {
+		t.Errorf("a test of the connection: %d", known.StatusCode)
+	}
 	resp, err := client().Get(o.service.http.address() + "/")
 	if err != nil {
 		t.Fatal(err)

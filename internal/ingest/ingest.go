@@ -152,6 +152,35 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	h.refuse(w, r, sender, err)
+}
+
+// Known answers GET /v1/events: who a token or client certificate belongs to. EJBCA tests its
+// connections like this.
+func (h *Handler) Known(w http.ResponseWriter, r *http.Request) {
+	if fromPage(r) {
+		h.refuse(w, r, nil, refuse(http.StatusForbidden, "pages in browsers cannot send events"))
+		return
+	}
+	sender, err := h.byHeaders(r)
+	if err == nil && sender == nil {
+		err = unknown("a signature without a body")
+	}
+	if err != nil {
+		h.refuse(w, r, nil, err)
+		return
+	}
+	write(w, http.StatusOK, map[string]string{"sender": sender.Name})
+}
+
+// fromPage reports whether a page in a browser has sent a request.
+func fromPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site != "" && site != "none"
+}
+
+// refuse answers with an error.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, sender *Sender, err *refused) {
 	h.cfg.Metrics.answered(sender, err.status)
 	if err.after > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((err.after+time.Second-1)/time.Second)))
@@ -183,7 +212,7 @@ const batchType = "application/cloudevents-batch+json"
 
 // take publishes what a request contains. The sender is nil as long as it is not known.
 func (h *Handler) take(r *http.Request) (sender *Sender, answer []accepted, err *refused) {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" {
+	if fromPage(r) {
 		return nil, nil, refuse(http.StatusForbidden, "pages in browsers cannot send events")
 	}
 	media, err := mediaType(r)

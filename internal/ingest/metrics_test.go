@@ -91,3 +91,35 @@ func TestCertificateBesideASignature(t *testing.T) {
 		t.Errorf("%d %s", status, text)
 	}
 }
+
+// Who a token or certificate belongs to can be asked; nobody else learns anything.
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	for _, c := range []struct {
+		header, san string
+		status      int
+		body        string
+	}{
+		{header: bearer(ciToken), status: 200, body: `{"sender":"ci"}`},
+		{san: "web1.example.com", status: 200, body: `{"sender":"web1"}`},
+		{header: bearer("canary-of-a-stranger"), status: 401},
+		{san: "web2.example.com", status: 401},
+		{header: "X-Hub-Signature-256: sha256=" + hex.EncodeToString(mac([]byte(hubSecret))), status: 401},
+		{status: 401},
+		{header: "Sec-Fetch-Site: cross-site", san: "web1.example.com", status: 403},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/v1/events", nil)
+		if c.san != "" {
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{DNSNames: []string{c.san}}}}
+		}
+		if name, value, found := strings.Cut(c.header, ": "); found {
+			r.Header.Set(name, value)
+		}
+		w := httptest.NewRecorder()
+		h.handler.Known(w, r)
+		if got := strings.TrimSpace(w.Body.String()); w.Code != c.status || c.body != "" && got != c.body || c.body == "" && !strings.HasPrefix(got, `{"error":`) {
+			t.Errorf("%+v: %d %s", c, w.Code, got)
+		}
+	}
+}
