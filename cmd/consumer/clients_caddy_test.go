@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,30 @@ func TestCaddyWhileNATSIsAway(t *testing.T) {
 		}
 		if !strings.HasPrefix(ev.Source, "caddy://"+host+"/") || !strings.HasSuffix(ev.Source, "/caddy.lab.test") {
 			t.Errorf("source %s", ev.Source)
+		}
+	}
+}
+
+// A wrong block of the module is refused before Caddy runs.
+func TestCaddyModuleIsChecked(t *testing.T) {
+	t.Parallel()
+	caddy := lab.Need(t, "caddy-certpost")
+	dir := t.TempDir()
+	for module, want := range map[string]string{
+		"":                         `exec: \"certpost\": executable file not found in $PATH`,
+		"{\n program /bin/true\n}": "Valid configuration",
+		"{\n program /bin/true\n flags --label a=b --no-key\n config /etc/x.yaml\n}": "Valid configuration",
+		"{\n program /nowhere/certpost\n}":                                           "/nowhere/certpost: no such file or directory",
+		"{\n programme /bin/true\n}":                                                 "unknown option programme: want program, config or flags, at Caddyfile:5",
+		"{\n program /bin/true x\n}":                                                 "after '/bin/true', at Caddyfile:5",
+		"{\n flags\n}":                                                               "after 'flags', at Caddyfile:5",
+		"extra":                                                                      "after 'extra', at Caddyfile:4",
+		"{\n program /bin/true\n}\n on cert_obtained certpost {\n program /bin/true\n config\n}": "after 'config', at Caddyfile:9",
+	} {
+		lab.Write(t, filepath.Join(dir, "Caddyfile"), []byte("{\n storage file_system "+dir+"\n events {\n on cert_obtained certpost "+module+"\n }\n}\n"))
+		s := ran(t, dir, []string{"PATH=/nowhere", "HOME=" + dir, "XDG_DATA_HOME=" + dir}, caddy, "validate", "--config", "Caddyfile", "--adapter", "caddyfile")
+		if !strings.Contains(s.stdout+s.stderr, want) || s.code == exitDone != (want == "Valid configuration") {
+			t.Errorf("%q: %d %s %s", module, s.code, s.stdout, s.stderr)
 		}
 	}
 }

@@ -254,3 +254,36 @@ func TestCurlOnThePage(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// Fault: the stream of events is gone while events are posted. Result: 503, never 202; once the stream
+// is there again the repeated event is stored, once.
+func TestPostWithoutAStream(t *testing.T) {
+	t.Parallel()
+	o := ingestFixture(t, "")
+	_, _, chain := o.issue("www.example.org")
+	js := o.service.broker.JetStream()
+	before, err := js.Stream(t.Context(), broker.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := before.CachedInfo().Config
+	if err := js.DeleteStream(t.Context(), broker.EventsStream); err != nil {
+		t.Fatal(err)
+	}
+	token := "Authorization: Bearer " + ingestToken
+	if status, text := o.post(http.DefaultClient, posted("one", chain, ""), token); status != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", status, text)
+	}
+	stream, err := js.CreateOrUpdateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if status, text := o.post(http.DefaultClient, posted("one", chain, ""), token); status != http.StatusAccepted {
+			t.Errorf("%d %s", status, text)
+		}
+	}
+	if got := ids(t, stream); len(got) != 1 {
+		t.Errorf("the stream has %q", got)
+	}
+}

@@ -92,8 +92,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // Handle publishes a certificate. It does not wait: until handlers return, Caddy does not use the
 // certificate.
 func (h *Handler) Handle(_ context.Context, e caddy.Event) error {
-	if e.Name() != "cert_obtained" {
-		return fmt.Errorf("certpost publishes certificates, and has nothing to do at %s", e.Name())
+	if e.Name() != "cert_obtained" { // it may be subscribed to all events
+		return nil
 	}
 	cert, _ := e.Data["certificate_path"].(string)
 	key, _ := e.Data["private_key_path"].(string)
