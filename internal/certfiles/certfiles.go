@@ -221,12 +221,19 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 	return found, problems
 }
 
-// current leaves only the file that a client links to its newest chain, where there is one:
-// dehydrated keeps the former ones beside it.
+// current leaves out what accompanies a fullchain: a client that links it to its newest chain, and
+// acme.sh, have one certificate in a directory, with its former ones and its parts. In any other
+// directory there may be more, so only the leaf that belongs to it is left out.
 func current(certs []string) []string {
 	for _, path := range certs {
-		if base := filepath.Base(path); base == "fullchain.pem" || base == "fullchain.cer" {
+		switch filepath.Base(path) {
+		case "fullchain.cer":
 			return []string{path}
+		case "fullchain.pem":
+			if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink != 0 {
+				return []string{path}
+			}
+			return slices.DeleteFunc(certs, func(other string) bool { return filepath.Base(other) == "cert.pem" })
 		}
 	}
 	return certs

@@ -266,6 +266,21 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
+// A directory may have several certificates; a fullchain.pem beside them hides none.
+func TestSeveralInOneDirectory(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	leaf, full, key := a.issue("www.example.com")
+	_, mail, mailKey := a.issue("mail.example.com")
+	tr := newTree(t)
+	tr.write("fullchain.pem", full)
+	tr.write("cert.pem", leaf)
+	tr.write("privkey.pem", key)
+	tr.write("mail.pem", mail)
+	tr.write("mail.key", mailKey)
+	tr.wants("file://web1"+tr.dir+"/fullchain.pem privkey.pem", "file://web1"+tr.dir+"/mail.pem mail.key")
+}
+
 // firstOf is the first certificate of a chain.
 func firstOf(chain []byte) []byte {
 	const end = "-----END CERTIFICATE-----\n"
