@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +118,16 @@ func TestWatchProbes(t *testing.T) {
 	asIfAdded(t, p.path("spool"), 5*time.Minute)
 	if _, body := get("/healthz"); !strings.Contains(body, "1 event to publish, the oldest for 5m") {
 		t.Errorf("/healthz: %s", body)
+	}
+	page, err := os.ReadFile(metricsPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body = get("/metrics")
+	for _, help := range regexp.MustCompile(`(?m)^# HELP (certpost_\w+) (.*)$`).FindAllStringSubmatch(body, -1) {
+		if row := regexp.MustCompile("(?m)^\\| `" + help[1] + "` .*" + regexp.QuoteMeta(help[2]) + " \\|$"); !row.Match(page) {
+			t.Errorf("docs/metrics.md does not have %s: %s", help[1], help[2])
+		}
 	}
 	lab.NATS(t, addr, "")
 	stream := eventStream(t, "nats://"+addr, -1)
