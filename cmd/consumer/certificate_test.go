@@ -296,7 +296,7 @@ func TestDashboardOverTLS(t *testing.T) {
 	// The certificate of the lab's CA is valid for a day, so it is reported.
 	resp, body := ask("GET", "/healthz", nil)
 	answer := read[healthAnswer](t, body)
-	if resp.StatusCode != http.StatusOK || len(answer.Checks) != 6 || answer.Checks[5].Name != "tls" || answer.Checks[5].Tags[0] != "tls" || answer.Checks[5].Status != degraded || !strings.HasPrefix(answer.Checks[5].Message, "the certificate expires ") {
+	if resp.StatusCode != http.StatusOK || len(answer.Checks) != 7 || answer.Checks[6].Name != "tls" || answer.Checks[6].Tags[0] != "tls" || answer.Checks[6].Status != degraded || !strings.HasPrefix(answer.Checks[6].Message, "the certificate expires ") {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	client.Jar = nil

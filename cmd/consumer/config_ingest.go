@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/certpost/certpost/internal/access"
@@ -180,7 +181,7 @@ func (c *IngestConfig) validate(f *findings, tls bool) {
 }
 
 // serveIngest registers POST /v1/events, if it is enabled, and its description.
-func (s *instance) serveIngest(guard *access.Access) error {
+func (s *instance) serveIngest(guard *access.Access, registry prometheus.Registerer) error {
 	c := &s.cfg.HTTP.Ingest
 	if !c.Enabled {
 		return nil
@@ -190,7 +191,7 @@ func (s *instance) serveIngest(guard *access.Access) error {
 			_, duplicate, err = s.broker.Publish(ctx, ev)
 			return duplicate, err
 		},
-		TooLarge: broker.Unpublishable, Refusals: s.cfg.courierOptions().Refusals, Address: guard.ClientAddress, Log: s.log,
+		TooLarge: broker.Unpublishable, Refusals: s.cfg.courierOptions().Refusals, Address: guard.ClientAddress, Log: s.log, Metrics: ingest.NewMetrics(registry),
 	}
 	if c.ClientCAFile != "" {
 		clients := NATSTLSConfig{ClientCAFile: c.ClientCAFile}
@@ -219,7 +220,9 @@ func (s *instance) serveIngest(guard *access.Access) error {
 		}
 		cfg.Senders = append(cfg.Senders, sender)
 	}
-	guard.HandleAPI("POST /v1/events", ingest.Received, ingest.New(cfg))
+	handler := ingest.New(cfg)
+	guard.HandleAPI("POST /v1/events", ingest.Received, handler)
+	guard.HandleAPI("GET /v1/events", 0, http.HandlerFunc(handler.Known))
 	guard.HandleAPI("GET /v1/openapi.yaml", 0, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = w.Write(ingest.OpenAPI)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -52,6 +54,28 @@ func (c *Config) inspectSpool(now time.Time) []config.Problem {
 		f.warn("spool", "the event in "+r.File+" will not be published ("+r.Reason+"): look at it, then remove the file")
 	}
 	return f
+}
+
+// spoolStill is how long events may wait in the spool before health says so: a publisher that can
+// publish needs seconds.
+const spoolStill = time.Minute
+
+// spoolHealth is degraded if events wait for longer than publishers need, or were set aside. A
+// spool of another user is that user's to look at.
+func spoolHealth(s *spool.Spool, now time.Time) check {
+	held, err := s.Held()
+	c := verdictOn("spool", "nats", degraded, nil)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		c.Message = "not known: it belongs to another user"
+	case err != nil:
+		c = verdictOn("spool", "nats", degraded, err)
+	case held.Waiting > 0 && now.Sub(held.Oldest) > spoolStill:
+		c = verdictOn("spool", "nats", degraded, errors.New(waitingText(spool.State{Waiting: held.Waiting, Oldest: held.Oldest}, now)+": `certpost publish --flush` publishes them, or says what is in the way"))
+	case held.Refused > 0:
+		c = verdictOn("spool", "nats", degraded, errors.New(count(held.Refused, "event was", "events were")+" set aside and will not be published: `certpost check` says why"))
+	}
+	return c
 }
 
 // waitingText says how many events wait, and for how long.

@@ -16,7 +16,7 @@ import (
 )
 
 type hookCmd struct {
-	Install hookInstallCmd `cmd:"" help:"Write the hook of an ACME client, after showing it."`
+	Install hookInstallCmd `cmd:"" help:"Write the hook of an ACME client, after showing it. step, Caddy, win-acme and Posh-ACME need no file: docs/publishing.md has their lines."`
 }
 
 type hookInstallCmd struct {

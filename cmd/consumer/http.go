@@ -242,7 +242,11 @@ func (h *health) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *health) healthz(w http.ResponseWriter, r *http.Request) {
-	checks := h.examine(r.Context())
+	answerHealth(w, h.examine(r.Context()))
+}
+
+// answerHealth writes the answer of /healthz.
+func answerHealth(w http.ResponseWriter, checks []check) {
 	status, code := healthy, http.StatusOK
 	for _, c := range checks {
 		if c.Status == unhealthy {
@@ -273,6 +277,7 @@ func (h *health) examine(ctx context.Context) []check {
 		verdictOn("relays", "relay", degraded, h.relays()),
 		verdictOn("queue", "nats", unhealthy, h.s.runner.Moving()),
 		h.audit(),
+		spoolHealth(h.s.cfg.spool(), time.Now()),
 	}
 	if away, there := h.hosts(ctx); there {
 		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))

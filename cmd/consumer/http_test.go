@@ -62,11 +62,11 @@ func TestHealth(t *testing.T) {
 
 	resp, body := o.ask("GET", "/healthz")
 	answer := read[healthAnswer](t, body)
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" || answer.Status != healthy || answer.Version == "" || len(answer.Checks) != 5 {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" || answer.Status != healthy || answer.Version == "" || len(answer.Checks) != 6 {
 		t.Errorf("/healthz: %d %s", resp.StatusCode, body)
 	}
-	for i, name := range []string{"nats", "vault", "relays", "queue", "audit"} {
-		if c := answer.Checks[i]; c.Name != name || c.Status != healthy || c.Message != "" || len(c.Tags) != 1 || c.Tags[0] != map[string]string{"nats": "nats", "vault": "vault", "relays": "relay", "queue": "nats", "audit": "audit"}[name] {
+	for i, name := range []string{"nats", "vault", "relays", "queue", "audit", "spool"} {
+		if c := answer.Checks[i]; c.Name != name || c.Status != healthy || c.Message != "" || len(c.Tags) != 1 || c.Tags[0] != map[string]string{"nats": "nats", "vault": "vault", "relays": "relay", "queue": "nats", "audit": "audit", "spool": "nats"}[name] {
 			t.Errorf("/healthz: %+v", c)
 		}
 	}

@@ -187,6 +187,14 @@ func TestPostWithCertificate(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
+	known, err := client("web1.example.com").Get(o.service.http.address() + "/v1/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.Body.Close()
+	if known.StatusCode != http.StatusOK {
+		t.Errorf("a test of the connection: %d", known.StatusCode)
+	}
 	resp, err := client().Get(o.service.http.address() + "/")
 	if err != nil {
 		t.Fatal(err)
@@ -244,5 +252,38 @@ func TestCurlOnThePage(t *testing.T) {
 	cmd.Dir, cmd.Env = o.dir, append(os.Environ(), "TOKEN="+ingestToken)
 	if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != `{"id":"curl","duplicate":false}` {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// Fault: the stream of events is gone while events are posted. Result: 503, never 202; once the stream
+// is there again the repeated event is stored, once.
+func TestPostWithoutAStream(t *testing.T) {
+	t.Parallel()
+	o := ingestFixture(t, "")
+	_, _, chain := o.issue("www.example.org")
+	js := o.service.broker.JetStream()
+	before, err := js.Stream(t.Context(), broker.EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := before.CachedInfo().Config
+	if err := js.DeleteStream(t.Context(), broker.EventsStream); err != nil {
+		t.Fatal(err)
+	}
+	token := "Authorization: Bearer " + ingestToken
+	if status, text := o.post(http.DefaultClient, posted("one", chain, ""), token); status != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", status, text)
+	}
+	stream, err := js.CreateOrUpdateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if status, text := o.post(http.DefaultClient, posted("one", chain, ""), token); status != http.StatusAccepted {
+			t.Errorf("%d %s", status, text)
+		}
+	}
+	if got := ids(t, stream); len(got) != 1 {
+		t.Errorf("the stream has %q", got)
 	}
 }

@@ -63,6 +63,8 @@ func (r *metricsRegistry) describe(t *testing.T) []described {
 // TestManualMetrics: docs/metrics.md has the metrics that a running Certpost registers.
 func TestManualMetrics(t *testing.T) {
 	o := bareFixture(t)
+	o.write("token", ingestToken)
+	o.http = ", ingest: {enabled: true, tokens: [{name: ci, token: {file: " + o.path("token") + "}}]}"
 	o.furnish(o.alerts(newReceiver(t)))
 	all := o.service.registry.describe(t)
 	var table strings.Builder

@@ -19,7 +19,7 @@ const publishTimeout = 30 * time.Second
 
 type publishCmd struct {
 	Cert     string            `help:"Certificate and chain, PEM." placeholder:"FILE" xor:"what" required:""`
-	From     string            `help:"Read what a CA's client passes to its hook: certbot, lego, acme.sh, dehydrated or step." placeholder:"CLIENT" xor:"what" required:""`
+	From     string            `help:"Read what a CA's client passes to its hook: certbot, lego, acme.sh, dehydrated, caddy, step, or files (of any client)." placeholder:"CLIENT" xor:"what" required:""`
 	Flush    bool              `help:"Publish only what earlier calls had to keep in the spool." xor:"what" required:""`
 	KeyRef   string            `name:"key-ref" help:"Where the private key is stored: vault:MOUNT/PATH#FIELD, or file:PATH." placeholder:"REF" xor:"key"`
 	StoreKey string            `name:"store-key" help:"Write the private key to Vault first: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`

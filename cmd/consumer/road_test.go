@@ -37,7 +37,7 @@ func TestRealRoad(t *testing.T) {
 		acme := lab.Pebble(t)
 		hook := fmt.Sprintf("%s -c %s publish --from certbot --store-key 'vault:secret/certs/{domain}#private_key' --label env=prod",
 			r.program, r.publisherConfig)
-		lineage := lab.Certbot(t, acme, []string{"www.lab.test", "lab.test"}, hook, "ecdsa")
+		lineage := lab.Certbot(t, acme, t.TempDir(), []string{"www.lab.test", "lab.test"}, hook, "ecdsa")
 
 		mails := r.mail.Fetch(t, "ops@lab.test", lab.AtLeast(1))
 		chain := attachmentOf(t, mails[0], "www.lab.test.pem")

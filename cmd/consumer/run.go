@@ -116,7 +116,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	}
 	registry := &metricsRegistry{Registry: prometheus.NewRegistry()}
 	s.registry = registry
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), cfg.spool())
 	buildMetric(registry)
 	s.definitions = newDefinitionMetrics(registry)
 	newVaultMetrics(registry, s.store)
@@ -145,7 +145,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	}
 	s.http = server
 	handleHealth(guard, s, registry.Registry)
-	if err = s.serveIngest(guard); err != nil {
+	if err = s.serveIngest(guard, registry); err != nil {
 		return s, err
 	}
 	pages := dashboard.Options{Look: look, Alerts: s.alerts != nil, Log: log}

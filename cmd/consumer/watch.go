@@ -20,6 +20,7 @@ type watchCmd struct {
 	Dir          []string          `arg:"" help:"Directories of certificates: of certbot, lego, acme.sh, dehydrated, step, Caddy, a mounted Kubernetes secret, or any others."`
 	Once         bool              `help:"Publish what is new, and end; for cron."`
 	Interval     time.Duration     `help:"How often everything is looked at, besides at each change." default:"1m"`
+	Listen       string            `help:"Serve /livez, /healthz and /metrics at this address: numbers only, without sign-in." placeholder:"HOST:PORT"`
 	SkipExisting bool              `name:"skip-existing" help:"Do not publish what is there at the first start; only what is issued afterwards."`
 	StoreKey     string            `name:"store-key" help:"Write the private key to Vault first, as with certpost publish: vault:MOUNT/PATH#FIELD; {lineage}, {key_type}, {cn} and {domain} are replaced." placeholder:"REF" xor:"key"`
 	NoKey        bool              `name:"no-key" help:"Do not reference keys; also publish certificates without a key beside them." xor:"key"`
@@ -33,6 +34,9 @@ type watchCmd struct {
 func (c *watchCmd) Validate() error {
 	if c.Interval < time.Second {
 		return errors.New("--interval: want at least 1s")
+	}
+	if c.Listen != "" && c.Once {
+		return errors.New("--listen: with --once there is nothing to ask")
 	}
 	if c.Passphrase != "" {
 		if ref, err := secrets.ParseRef(c.Passphrase); err != nil {
@@ -90,6 +94,7 @@ type dirWatcher struct {
 	told    map[string]time.Time          // problems by path and reason, since when
 	warned  time.Time                     // of what waits for long
 	skip    bool                          // what is there is not to be published
+	probes  *watchProbes                  // nil without --listen
 }
 
 // refusedCertificate is why a certificate is not published, and when that was found.
@@ -109,6 +114,14 @@ func newDirWatcher(a *app, c *watchCmd, cfg *Config) *dirWatcher {
 
 // run looks at each change and at each interval.
 func (w *dirWatcher) run(ctx context.Context) error {
+	if w.cmd.Listen != "" {
+		w.probes = newWatchProbes(w)
+		stop, err := w.probes.serve(ctx, w.cmd.Listen)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	interval := w.cmd.Interval
 	notices, err := certfiles.Notice(ctx, w.cmd.Dir)
 	var changes <-chan struct{}

@@ -57,8 +57,19 @@ func (w *dirWatcher) look(ctx context.Context) (settling bool) {
 	}
 	if !settling {
 		w.endSkip(ctx)
+		w.probes.look(len(problems) + w.refusedOf(found))
 	}
 	return settling
+}
+
+// refusedOf is how many of these certificates are refused.
+func (w *dirWatcher) refusedOf(found []certfiles.Found) (n int) {
+	for _, f := range found {
+		if ev, err := f.Event(); err == nil && !w.handled[ev.ID] && w.refused[ev.ID].reason != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // beginSkip begins to skip what is there, if the directories were never watched before.
@@ -244,6 +255,7 @@ func (w *dirWatcher) flush(ctx context.Context) (left int, err error) {
 	if err = out.dial(ctx); err == nil {
 		failures, err = out.flush(ctx)
 	}
+	w.probes.publish(out.published)
 	if out.published > 0 {
 		w.log.Info().Int("events", out.published).Msg("published")
 	}

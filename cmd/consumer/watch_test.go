@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -259,20 +260,33 @@ func TestWatchStoresKeys(t *testing.T) {
 	}
 }
 
-// The unit for systemd calls the program as it can be called.
+// The unit for systemd calls the program as it can be called, and so do the lines for each client.
 func TestWatchUnit(t *testing.T) {
 	t.Parallel()
 	unit, err := os.ReadFile(root + "/examples/certpost-watch.service")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, line, found := strings.Cut(string(unit), "\nExecStart=/usr/local/bin/certpost ")
-	line, _, _ = strings.Cut(line, "\n")
-	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+	page, err := os.ReadFile(root + "/docs/publishing.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k, err := parser.Parse(strings.Fields(line)); !found || err != nil || !strings.HasPrefix(k.Command(), "watch ") {
-		t.Errorf("%s: %v", line, err)
+	_, line, found := strings.Cut(string(unit), "\nExecStart=/usr/local/bin/certpost ")
+	line, _, _ = strings.Cut(line, "\n")
+	lines := []string{line}
+	for _, row := range regexp.MustCompile("(?m)^\\| [^|]+ \\| `(watch /[^`]+)` \\|$").FindAllStringSubmatch(string(page), -1) {
+		lines = append(lines, row[1])
+	}
+	if !found || len(lines) != 10 {
+		t.Errorf("%d lines, want one of the unit and nine of docs/publishing.md", len(lines))
+	}
+	for _, line := range lines {
+		parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k, err := parser.Parse(strings.Fields(line)); err != nil || !strings.HasPrefix(k.Command(), "watch ") {
+			t.Errorf("%s: %v", line, err)
+		}
 	}
 }

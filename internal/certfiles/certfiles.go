@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -163,7 +164,7 @@ func isFormer(name string, beside []os.DirEntry) bool {
 // look finds the certificates of one directory. The same certificate in several files (cert.pem,
 // fullchain.pem) is found once, with the longest chain.
 func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, problems []Problem) {
-	var certs, keys, stores []string
+	var certs, keys, stores, unusable []string
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if e.IsDir() || !isCandidate(e.Name()) {
@@ -173,7 +174,7 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 		switch {
 		case f == nil:
 		case f.err != nil:
-			problems = append(problems, Problem{path, clean(f.err), s.recent(f)})
+			unusable = append(unusable, path)
 		case f.kind == certificate:
 			certs = append(certs, path)
 		case f.kind == key:
@@ -197,11 +198,20 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 			found = append(found, *one)
 		}
 	}
+	for _, path := range unusable {
+		f := s.files[path]
+		if _, there := best[f.print]; there { // lego writes certificate and key into one more file
+			continue
+		}
+		problems = append(problems, Problem{path, clean(f.err), s.recent(f)})
+	}
+	slices.SortStableFunc(stores, func(a, b string) int { return cmp.Compare(len(s.files[b].chain), len(s.files[a].chain)) })
 	for _, path := range stores {
 		f := s.files[path]
 		if _, there := best[f.print]; there {
 			continue
 		}
+		best[f.print] = path
 		if s.settling(f) {
 			problems = append(problems, Problem{path, "it has just changed", true})
 			continue
@@ -211,12 +221,19 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 	return found, problems
 }
 
-// current leaves only the file that a client links to its newest chain, where there is one:
-// dehydrated keeps the former ones beside it.
+// current leaves out what accompanies a fullchain: a client that links it to its newest chain, and
+// acme.sh, have one certificate in a directory, with its former ones and its parts. In any other
+// directory there may be more, so only the leaf that belongs to it is left out.
 func current(certs []string) []string {
 	for _, path := range certs {
-		if base := filepath.Base(path); base == "fullchain.pem" || base == "fullchain.cer" {
+		switch filepath.Base(path) {
+		case "fullchain.cer":
 			return []string{path}
+		case "fullchain.pem":
+			if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink != 0 {
+				return []string{path}
+			}
+			return slices.DeleteFunc(certs, func(other string) bool { return filepath.Base(other) == "cert.pem" })
 		}
 	}
 	return certs
@@ -353,11 +370,25 @@ func (s *Scanner) parse(path string, f *file) {
 		f.kind = key
 	case anyCertificate.Match(text):
 		f.take(text)
+		if f.err != nil {
+			f.print = firstPrint(text)
+		}
 	}
 }
 
 // anyCertificate finds certificates under all their labels, and no requests.
 var anyCertificate = regexp.MustCompile(`BEGIN (X509 |TRUSTED )?CERTIFICATE-`)
+
+// firstPrint is the fingerprint of the first certificate in a text that also has something else.
+func firstPrint(text []byte) (none [sha256.Size]byte) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			return sha256.Sum256(block.Bytes)
+		}
+		clear(block.Bytes)
+	}
+	return none
+}
 
 // take reads a certificate's text. Files of authorities are of no interest.
 func (f *file) take(text []byte) {

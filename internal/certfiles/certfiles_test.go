@@ -153,6 +153,18 @@ func TestLayouts(t *testing.T) {
 		}, "lego://web1/%2A.example.com certificates/_.example.com.key", func(tr tree) *hookCall {
 			return &hookCall{"lego", map[string]string{"LEGO_HOOK_CERT_NAME": "*.example.com", "LEGO_HOOK_CERT_PATH": tr.path("certificates/_.example.com.crt"), "LEGO_HOOK_CERT_KEY_PATH": tr.path("certificates/_.example.com.key")}, nil}
 		}},
+		"lego 5, with --pem and --pfx": {func(tr tree) {
+			tr.write("certificates/web.crt", full)
+			tr.write("certificates/web.issuer.crt", ca)
+			tr.write("certificates/web.key", key)
+			tr.write("certificates/web.pem", slices.Concat(full, key))
+			tr.write("certificates/web.pfx", []byte("pfx"))
+			tr.write("certificates/web.json", []byte(`{"id": "web", "domains": ["www.example.com"], "keyType": "EC256"}`))
+			tr.write("archives/1769860800.web.crt", older)
+			tr.write("archives/1769860800.web.key", olderKey)
+		}, source("lego", "web") + " certificates/web.key", func(tr tree) *hookCall {
+			return &hookCall{"lego", map[string]string{"LEGO_HOOK_CERT_NAME": "web", "LEGO_HOOK_CERT_PATH": tr.path("certificates/web.crt"), "LEGO_HOOK_CERT_KEY_PATH": tr.path("certificates/web.key")}, nil}
+		}},
 		"acme.sh": {func(tr tree) {
 			tr.write("www.example.com_ecc/www.example.com.cer", leaf)
 			tr.write("www.example.com_ecc/fullchain.cer", full)
@@ -184,13 +196,36 @@ func TestLayouts(t *testing.T) {
 			tr.write(dir+".json", []byte(`{"sans":["www.example.com"]}`))
 			tr.write("acme/acme-v02/users/ops/ops.key", olderKey)
 			tr.write("pki/authorities/local/root.crt", ca)
-		}, source("caddy", "acme-v02.api.letsencrypt.org-directory/www.example.com") + " certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com.key", nil},
+		}, source("caddy", "acme-v02.api.letsencrypt.org-directory/www.example.com") + " certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com.key", func(tr tree) *hookCall {
+			dir := "certificates/acme-v02.api.letsencrypt.org-directory/www.example.com/www.example.com"
+			return &hookCall{"caddy", nil, []string{tr.path(dir + ".crt"), tr.path(dir + ".key")}}
+		}},
 		"step": {func(tr tree) {
 			tr.write("web.crt", full)
 			tr.write("web.key", key)
 			tr.write("root_ca.crt", ca)
 		}, "file://web1%s/web.crt web.key", func(tr tree) *hookCall {
 			return &hookCall{"step", nil, []string{tr.path("web.crt"), tr.path("web.key")}}
+		}},
+		"win-acme": {func(tr tree) {
+			tr.write("www.example.com-crt.pem", leaf)
+			tr.write("www.example.com-chain.pem", full)
+			tr.write("www.example.com-chain-only.pem", ca)
+			tr.write("www.example.com-key.pem", key)
+		}, "file://web1%s/www.example.com-chain.pem www.example.com-key.pem", func(tr tree) *hookCall {
+			return &hookCall{"files", nil, []string{tr.path("www.example.com-chain.pem"), tr.path("www.example.com-key.pem")}}
+		}},
+		"Posh-ACME": {func(tr tree) {
+			tr.write("www.example.com/order.json", []byte(`{"MainDomain": "www.example.com"}`))
+			tr.write("www.example.com/cert.cer", leaf)
+			tr.write("www.example.com/fullchain.cer", full)
+			tr.write("www.example.com/chain.cer", ca)
+			tr.write("www.example.com/chain0.cer", ca)
+			tr.write("www.example.com/cert.key", key)
+			tr.write("www.example.com/cert.pfx", []byte("pfx"))
+			tr.write("www.example.com/fullchain.pfx", []byte("pfx"))
+		}, "file://web1%s/www.example.com/fullchain.cer www.example.com/cert.key", func(tr tree) *hookCall {
+			return &hookCall{"files", nil, []string{tr.path("www.example.com/fullchain.cer"), tr.path("www.example.com/cert.key")}}
 		}},
 		"Kubernetes": {func(tr tree) {
 			tr.write("tls/..2026_11_29/tls.crt", full)
@@ -231,6 +266,21 @@ func TestLayouts(t *testing.T) {
 			t.Errorf("%s: %v: the hook makes\n%s\nthe watcher\n%s", name, err, hooks.Encode(), ours.Encode())
 		}
 	}
+}
+
+// A directory may have several certificates; a fullchain.pem beside them hides none.
+func TestSeveralInOneDirectory(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	leaf, full, key := a.issue("www.example.com")
+	_, mail, mailKey := a.issue("mail.example.com")
+	tr := newTree(t)
+	tr.write("fullchain.pem", full)
+	tr.write("cert.pem", leaf)
+	tr.write("privkey.pem", key)
+	tr.write("mail.pem", mail)
+	tr.write("mail.key", mailKey)
+	tr.wants("file://web1"+tr.dir+"/fullchain.pem privkey.pem", "file://web1"+tr.dir+"/mail.pem mail.key")
 }
 
 // firstOf is the first certificate of a chain.
@@ -346,13 +396,15 @@ func TestPKCS12Files(t *testing.T) {
 		return data
 	}
 	tr := newTree(t)
-	tr.write("web.p12", pack("web.example.com", "right"))
+	web := pack("web.example.com", "right")
+	tr.write("web.p12", web)
+	tr.write("web-again.p12", web)
 	tr.write("other.pfx", pack("other.example.com", "wrong"))
 	tr.write("rubbish.p12", []byte("rubbish"))
 	tr.wants() // without a passphrase they are left out
 	tr.s = &Scanner{Host: "web1", Passphrase: func() ([]byte, error) { return []byte("right"), nil }}
 	found, problems := tr.s.Scan([]string{tr.dir})
-	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
+	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web-again.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
 		t.Errorf("%+v", found)
 	}
 	if len(problems) != 2 || problems[0].Reason != "the passphrase does not open this PKCS#12 file" || !strings.HasPrefix(problems[1].Reason, "it cannot be read as PKCS#12") {

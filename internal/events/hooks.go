@@ -47,7 +47,9 @@ var hooks = []hook{
 	{"lego", "lego's hook: lego ... --deploy-hook 'certpost publish --from lego' (before version 5: run --run-hook, renew --renew-hook)", fromLego},
 	{"acme.sh", "acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'", fromAcmeSh},
 	{"dehydrated", "dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- \"$@\"", fromDehydrated},
-	{"step", "step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY", fromStep},
+	{"caddy", "Caddy's module (examples/caddy), which passes the files of the certificate and of its key: certpost publish --from caddy -- CERT KEY", fromCaddy},
+	{"step", "step's --exec, with the files of the certificate and of its key: step ca renew --exec 'certpost publish --from step -- CERT KEY' CERT KEY", fromFiles},
+	{"files", "any client's hook, with the files of the certificate and of its key: certpost publish --from files -- CERT KEY", fromFiles},
 }
 
 // Hooks returns the names of the ACME clients that FromHook supports.
@@ -161,11 +163,30 @@ func fromDehydrated(h Host) (told, error) {
 	return told{name: h.Args[1], key: h.Args[2], chain: h.Args[4], lineage: directory(h.Args[4]), again: step == "unchanged_cert"}, nil
 }
 
-// fromStep reads the arguments that are written into step's --exec, because step itself passes
-// none: the file of the certificate, and of the key if events shall reference it. The file's
+// fromCaddy reads the arguments of Caddy's module: the files of the certificate and of its key in
+// Caddy's storage, certificates/ISSUER/NAME/NAME.crt. One name may have certificates of several
+// issuers.
+func fromCaddy(h Host) (told, error) {
+	if len(h.Args) == 0 || len(h.Args) > 2 {
+		return told{}, nil
+	}
+	chain, err := filepath.Abs(h.Args[0])
+	if err != nil {
+		return told{}, fmt.Errorf("find the certificate's file: %w", err)
+	}
+	name := strings.TrimSuffix(filepath.Base(chain), filepath.Ext(chain))
+	t := told{name: directory(filepath.Dir(chain)) + "/" + name, chain: chain, lineage: name}
+	if len(h.Args) == 2 {
+		t.key = h.Args[1]
+	}
+	return t, nil
+}
+
+// fromFiles reads the arguments that are written into a hook, such as step's --exec, which itself
+// passes none: the file of the certificate, and of the key if events shall reference it. The file's
 // path is the name of the certificate: two of one name may exist in two directories. A watcher,
-// which cannot tell step's files from others, gives them the same name.
-func fromStep(h Host) (told, error) {
+// which cannot tell such files from others, gives them the same name.
+func fromFiles(h Host) (told, error) {
 	if len(h.Args) == 0 || len(h.Args) > 2 {
 		return told{}, nil
 	}

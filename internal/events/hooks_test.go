@@ -41,6 +41,8 @@ func newHome(t *testing.T) home {
 	h.write(t, "acme/www.example.com_ecc/www.example.com.key", key)
 	h.write(t, "dehydrated/www.example.com/fullchain-1769860800.pem", chainPEM)
 	h.write(t, "dehydrated/www.example.com/privkey-1769860800.pem", key)
+	h.write(t, "caddy/acme-ca.test-dir/www.example.com/www.example.com.crt", chainPEM)
+	h.write(t, "caddy/acme-ca.test-dir/www.example.com/www.example.com.key", key)
 	h.write(t, "both.pem", chainPEM+key)
 	return h
 }
@@ -133,7 +135,19 @@ func TestHooks(t *testing.T) {
 			domains: []string{"www.example.com", "example.com"},
 		},
 		{
+			name: "caddy", client: "caddy",
+			args:   []string{h.path("caddy/acme-ca.test-dir/www.example.com/www.example.com.crt"), h.path("caddy/acme-ca.test-dir/www.example.com/www.example.com.key")},
+			source: "caddy://web1/acme-ca.test-dir/www.example.com", key: h.path("caddy/acme-ca.test-dir/www.example.com/www.example.com.key"),
+			domains: []string{"www.example.com", "example.com"},
+		},
+		{
 			name: "step", client: "step",
+			args:    []string{h.path("live/www.example.com/fullchain.pem"), h.path("live/www.example.com/privkey.pem")},
+			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
+			domains: []string{"www.example.com", "example.com"},
+		},
+		{
+			name: "files of any client", client: "files",
 			args:    []string{h.path("live/www.example.com/fullchain.pem"), h.path("live/www.example.com/privkey.pem")},
 			lineage: "fullchain", source: "file://web1" + h.path("live/www.example.com/fullchain.pem"), key: h.path("live/www.example.com/privkey.pem"),
 			domains: []string{"www.example.com", "example.com"},
@@ -191,7 +205,7 @@ func TestHooksGoneWrong(t *testing.T) {
 		args         []string
 		reason       string
 	}{
-		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated, step`},
+		{name: "unknown client", client: "certify\n", reason: `unknown ACME client "certify?"; expected one of certbot, lego, acme.sh, dehydrated, caddy, step, files`},
 		{name: "by hand", client: "certbot", reason: `certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'`},
 		{name: "acme.sh after a failure", client: "acme.sh", env: map[string]string{"Le_Domain": "www.example.com"}, reason: `acme.sh passed no certificate: this works only as acme.sh's post hook: acme.sh --issue ... --post-hook 'certpost publish --from acme.sh'`},
 		{name: "dehydrated without arguments", client: "dehydrated", reason: `dehydrated passed no certificate: this works only as dehydrated's HOOK, with its arguments passed on: certpost publish --from dehydrated -- "$@"`},

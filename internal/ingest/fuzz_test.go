@@ -12,20 +12,23 @@ import (
 // Whatever the body is, the answer is described, quotes no key, and 202 only if all is stored.
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{bare("x", ops), structured("x"), "[" + structured("x") + "]", `{"status":"Active","pem":"x"}`, `{"x509Certificate":{"raw":"MA=="}}`, "[[", "null", `[null]`, `{"id":1e999}`} {
-		for kind := range byte(4) {
+		for kind := range byte(5) {
 			f.Add(kind, []byte(seed))
 		}
 	}
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
 		h := newHouse(t)
 		header := []string{bearer(ciToken)}
-		switch kind % 4 {
+		switch kind % 5 {
 		case 1:
 			header = append(header, "Content-Type: application/cloudevents-batch+json")
 		case 2:
 			header = []string{"X-Hub-Signature-256: sha256=" + hex.EncodeToString(mac([]byte(hubSecret), body))}
 		case 3:
 			header = []string{"X-Smallstep-Signature: " + hex.EncodeToString(mac([]byte("canary-secret-of-step"), body))}
+		}
+		if kind%5 == 4 { // binary mode: the body is the data
+			header = append(header, "ce-specversion: 1.0", "ce-type: certificate.issued", "ce-source: test://ca", "ce-id: binary")
 		}
 		status, text := h.post("/v1/events", string(body), header...)
 		if status != http.StatusAccepted {

@@ -78,7 +78,6 @@ type Sender struct {
 	MayTarget func(id string) bool
 	Rate      *rate.Limiter // nil: no limit
 	MaxBytes  int64         // of a body; at most MaxBody
-
 }
 
 // Config is what a Handler needs.
@@ -95,6 +94,7 @@ type Config struct {
 	// Address is the client's address, for the log.
 	Address func(*http.Request) string
 	Log     zerolog.Logger
+	Metrics *Metrics
 }
 
 // Handler handles POST /v1/events.
@@ -107,6 +107,7 @@ type Handler struct {
 
 // New makes a Handler.
 func New(cfg Config) *Handler {
+	cfg.Metrics.start(cfg.Senders)
 	return &Handler{cfg: cfg, bodies: make(chan struct{}, bodies), failed: rate.NewLimiter(1, 10), now: time.Now}
 }
 
@@ -136,17 +137,51 @@ type accepted struct {
 
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	answer, err := h.take(r)
+	sender, answer, err := h.take(r)
 	if err == nil {
 		if len(answer) == 0 { // nothing in it is an issued certificate
+			h.cfg.Metrics.answered(sender, http.StatusOK)
 			write(w, http.StatusOK, map[string]any{"ignored": true, "allow": true})
-		} else if media, _ := mediaType(r); media == batchType {
+			return
+		}
+		h.cfg.Metrics.answered(sender, http.StatusAccepted)
+		if media, _ := mediaType(r); media == batchType {
 			write(w, http.StatusAccepted, answer)
 		} else {
 			write(w, http.StatusAccepted, answer[0])
 		}
 		return
 	}
+	h.refuse(w, r, sender, err)
+}
+
+// Known answers GET /v1/events: who a token or client certificate belongs to. EJBCA tests its
+// connections like this.
+func (h *Handler) Known(w http.ResponseWriter, r *http.Request) {
+	if fromPage(r) {
+		h.refuse(w, r, nil, refuse(http.StatusForbidden, "pages in browsers cannot send events"))
+		return
+	}
+	sender, err := h.byHeaders(r)
+	if err == nil && sender == nil {
+		err = unknown("a signature without a body")
+	}
+	if err != nil {
+		h.refuse(w, r, nil, err)
+		return
+	}
+	write(w, http.StatusOK, map[string]string{"sender": sender.Name})
+}
+
+// fromPage reports whether a page in a browser has sent a request.
+func fromPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site != "" && site != "none"
+}
+
+// refuse answers with an error.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, sender *Sender, err *refused) {
+	h.cfg.Metrics.answered(sender, err.status)
 	if err.after > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int((err.after+time.Second-1)/time.Second)))
 	}
@@ -175,24 +210,23 @@ func write(w http.ResponseWriter, status int, v any) {
 
 const batchType = "application/cloudevents-batch+json"
 
-// take publishes what a request contains.
-func (h *Handler) take(r *http.Request) ([]accepted, *refused) {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" {
-		return nil, refuse(http.StatusForbidden, "pages in browsers cannot send events")
+// take publishes what a request contains. The sender is nil as long as it is not known.
+func (h *Handler) take(r *http.Request) (sender *Sender, answer []accepted, err *refused) {
+	if fromPage(r) {
+		return nil, nil, refuse(http.StatusForbidden, "pages in browsers cannot send events")
 	}
 	media, err := mediaType(r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	sender, err := h.byHeaders(r)
-	if err != nil {
-		return nil, err
+	if sender, err = h.byHeaders(r); err != nil {
+		return nil, nil, err
 	}
 	select {
 	case h.bodies <- struct{}{}:
 		defer func() { <-h.bodies }()
 	case <-r.Context().Done():
-		return nil, refuse(http.StatusServiceUnavailable, "too many requests at the same time")
+		return sender, nil, refuse(http.StatusServiceUnavailable, "too many requests at the same time")
 	}
 	most := int64(MaxBody)
 	if sender != nil && sender.MaxBytes > 0 {
@@ -200,37 +234,36 @@ func (h *Handler) take(r *http.Request) ([]accepted, *refused) {
 	}
 	body, err := readBody(r, most)
 	if err != nil {
-		return nil, err
+		return sender, nil, err
 	}
 	if sender == nil {
 		if sender, err = h.bySignature(r, body); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if sender.MaxBytes > 0 && int64(len(body)) > sender.MaxBytes {
-			return nil, tooLarge(sender.MaxBytes)
+			return sender, nil, tooLarge(sender.MaxBytes)
 		}
 	}
 	all, err := sender.read(r, media, body)
 	if err != nil {
-		return nil, err
+		return sender, nil, err
 	}
 	if err := sender.allow(h.now(), max(len(all), 1)); err != nil {
-		return nil, err
+		return sender, nil, err
 	}
 	for i, ev := range all {
 		if err := h.check(sender, r, ev); err != nil {
-			return nil, at(i, len(all), err)
+			return sender, nil, at(i, len(all), err)
 		}
 	}
-	var answer []accepted
 	for i, ev := range all {
 		duplicate, err := h.publish(r, sender, ev)
 		if err != nil {
-			return nil, at(i, len(all), err)
+			return sender, nil, at(i, len(all), err)
 		}
 		answer = append(answer, accepted{ID: ev.ID, Duplicate: duplicate, Allow: sender.Format == StepCA})
 	}
-	return answer, nil
+	return sender, answer, nil
 }
 
 // at adds the place in a batch.
@@ -242,13 +275,16 @@ func at(i, of int, err *refused) *refused {
 }
 
 // mediaType returns the content type of a request, if it is one of ours. Forms of web pages
-// are none.
+// are none. step-ca sends none, and a header that a web page of another site cannot send.
 func mediaType(r *http.Request) (string, *refused) {
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return "", refuse(http.StatusUnsupportedMediaType, "send the body without Content-Encoding")
 	}
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	given := r.Header.Get("Content-Type")
+	media, _, err := mime.ParseMediaType(given)
 	switch {
+	case given == "" && r.Header.Get(stepSignature) != "":
+		return "application/json", nil
 	case err == nil && (media == "application/json" || media == events.ContentType || media == batchType):
 		return media, nil
 	}
@@ -345,11 +381,17 @@ func (h *Handler) publish(r *http.Request, s *Sender, ev *events.Event) (duplica
 	log := h.cfg.Log.With().Str("event", ev.ID).Str("sender", s.Name).Str("subject", legible.Clean(ev.Subject, 300)).Str("address", h.cfg.Address(r)).Logger()
 	switch {
 	case err == nil:
+		outcome := "stored"
+		if duplicate {
+			outcome = "duplicate"
+		}
+		h.cfg.Metrics.published(s, outcome)
 		log.Info().Bool("duplicate", duplicate).Msg("an event was published over HTTP")
 		return duplicate, nil
 	case h.cfg.TooLarge(err):
 		return false, refuse(http.StatusRequestEntityTooLarge, "the event is larger than the stream accepts")
 	}
+	h.cfg.Metrics.published(s, "failed")
 	log.Error().Err(err).Msg("an event could not be published over HTTP; its sender was told to try again")
 	return false, &refused{http.StatusServiceUnavailable, "the event is not stored: NATS does not accept it now; send it again later, with the same id", 5 * time.Second}
 }

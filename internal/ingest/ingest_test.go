@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/time/rate"
@@ -44,6 +45,8 @@ type house struct {
 	handler *Handler
 	log     bytes.Buffer
 
+	registry *prometheus.Registry
+
 	mu      sync.Mutex
 	stream  []*events.Event
 	failure error // of the stream, before it has stored an event
@@ -53,7 +56,7 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{t: t}
+	h := &house{t: t, registry: prometheus.NewRegistry()}
 	secret := func(text string) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { return text, nil }
 	}
@@ -92,6 +95,7 @@ func newHouse(t *testing.T) *house {
 		},
 		Address: func(r *http.Request) string { return r.RemoteAddr },
 		Log:     zerolog.New(&h.log),
+		Metrics: NewMetrics(h.registry),
 	})
 	t.Cleanup(func() {
 		for _, canary := range []string{"canary", "whsec", hookSecret, stepSecret} {
@@ -375,10 +379,14 @@ func TestAdapters(t *testing.T) {
 	}
 	block, _ := pem.Decode([]byte(chain()))
 	notify := fmt.Sprintf(`{"timestamp": "2026-11-29T00:00:00Z", "provisionerName": "scep", "x509Certificate": {"raw": %q, "notAfter": "2027-01-01T00:00:00Z"}}`, base64.StdEncoding.EncodeToString(block.Bytes))
-	if got, text := h.post("/v1/events", notify, step(notify)); got != 202 || !strings.HasSuffix(text, `"duplicate":false,"allow":true}`) {
+	if got, text := h.post("/v1/events", notify, step(notify), "Content-Type: "); got != 202 || !strings.HasSuffix(text, `"duplicate":false,"allow":true}`) {
 		t.Errorf("%d %s", got, text)
 	}
-	for _, body := range []string{`{"x509CertificateRequest": {}}`, `{"x509Certificate": {"subject": {}}}`, `[`} {
+	failed := `{"x509CertificateRequest": {"raw": "MA=="}, "scepTransactionID": "1", "scepErrorDescription": "canary"}`
+	if got, text := h.post("/v1/events", failed, step(failed)); got != 200 || text != `{"allow":true,"ignored":true}` {
+		t.Errorf("a certificate that was not signed: %d %s", got, text)
+	}
+	for _, body := range []string{`{"x509CertificateRequest": {}, "scepChallenge": "x", "scepTransactionID": "1"}`, `{"x509CertificateRequest": {}}`, `{"x509Certificate": {"subject": {}}}`, `[`} {
 		if got, text := h.post("/v1/events", body, step(body)); got != 400 {
 			t.Errorf("%s: %d %s", body, got, text)
 		}

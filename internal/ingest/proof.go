@@ -32,13 +32,15 @@ func (h *Handler) byHeaders(r *http.Request) (*Sender, *refused) {
 		}
 		return h.byToken(r.Context(), strings.TrimSpace(token))
 	}
-	for _, header := range []string{standardSignature, gitHubSignature, stepSignature} {
-		if r.Header.Get(header) != "" {
-			return nil, nil
+	signed := slices.ContainsFunc([]string{standardSignature, gitHubSignature, stepSignature}, func(header string) bool { return r.Header.Get(header) != "" })
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && h.cfg.Verify != nil {
+		// step-ca signs every request, also with an empty secret.
+		if sender, refusal := h.byCertificate(r.TLS.PeerCertificates); refusal == nil || !signed {
+			return sender, refusal
 		}
 	}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && h.cfg.Verify != nil {
-		return h.byCertificate(r.TLS.PeerCertificates)
+	if signed {
+		return nil, nil
 	}
 	return nil, unknown("no token, signature or client certificate")
 }

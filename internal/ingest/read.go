@@ -79,16 +79,21 @@ func (s *Sender) readEJBCA(body []byte) ([]*events.Event, *refused) {
 	return s.issued("ejbca", []byte(sent.PEM))
 }
 
-// readStepCA reads the body of a webhook of step-ca. Those that are sent before a certificate is
-// signed have none.
+// readStepCA reads the body of a webhook of step-ca. The kind NOTIFYING has the certificate once it is
+// signed, or why it was not signed. Webhooks of other kinds come before that, and their answer decides
+// whether it is signed: they are refused.
 func (s *Sender) readStepCA(body []byte) ([]*events.Event, *refused) {
 	var sent struct {
+		Failure     string `json:"scepErrorDescription"`
 		Certificate *struct {
 			Raw []byte `json:"raw"` // DER
 		} `json:"x509Certificate"`
 	}
 	if err := json.Unmarshal(body, &sent); err != nil {
 		return nil, refuse(http.StatusBadRequest, "want the body of a webhook of step-ca")
+	}
+	if sent.Certificate == nil && sent.Failure != "" {
+		return nil, nil
 	}
 	if sent.Certificate == nil || len(sent.Certificate.Raw) == 0 {
 		return nil, refuse(http.StatusBadRequest, "x509Certificate.raw is missing: this webhook is not about an issued certificate; only webhooks of the kind NOTIFYING are")

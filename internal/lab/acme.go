@@ -122,16 +122,12 @@ func (a *ACME) get(url string) ([]byte, error) {
 
 // Certbot runs Debian's certbot to get a first certificate for domains, with deployHook, a
 // shell command line, which gets RENEWED_LINEAGE and RENEWED_DOMAINS in its environment.
-// keyType is "ecdsa" or "rsa"; "" means certbot's default. It returns RENEWED_LINEAGE: the
-// directory of fullchain.pem and privkey.pem.
-func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string) (lineage string) {
+// keyType is "ecdsa" or "rsa"; "" means certbot's default. Its files are in dir. It returns
+// RENEWED_LINEAGE: the directory of fullchain.pem and privkey.pem.
+func Certbot(t testing.TB, a *ACME, dir string, domains []string, deployHook, keyType string) (lineage string) {
 	t.Helper()
-	certbot := Need(t, "certbot")
-	dir := t.TempDir()
-	args := []string{"certonly", "--standalone", "--non-interactive", "--agree-tos", "--register-unsafely-without-email",
-		"--server", a.Directory, "--http-01-address", "127.0.0.1", "--http-01-port", strconv.Itoa(a.HTTPPort),
-		"--config-dir", filepath.Join(dir, "config"), "--work-dir", filepath.Join(dir, "work"), "--logs-dir", filepath.Join(dir, "logs"),
-	}
+	args := []string{"certonly", "--standalone", "--agree-tos", "--register-unsafely-without-email",
+		"--server", a.Directory, "--http-01-address", "127.0.0.1", "--http-01-port", strconv.Itoa(a.HTTPPort)}
 	for _, domain := range domains {
 		args = append(args, "--domain", domain)
 	}
@@ -141,7 +137,20 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 	if keyType != "" {
 		args = append(args, "--key-type", keyType)
 	}
-	cmd := exec.CommandContext(t.Context(), certbot, args...)
+	a.certbot(t, dir, args)
+	return filepath.Join(dir, "config", "live", domains[0])
+}
+
+// CertbotRenew renews what Certbot has got, with the hook that it was given then.
+func CertbotRenew(t testing.TB, a *ACME, dir string) {
+	t.Helper()
+	a.certbot(t, dir, []string{"renew", "--force-renewal", "--no-random-sleep-on-renew"})
+}
+
+func (a *ACME) certbot(t testing.TB, dir string, args []string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Need(t, "certbot"), append(args, "--non-interactive",
+		"--config-dir", filepath.Join(dir, "config"), "--work-dir", filepath.Join(dir, "work"), "--logs-dir", filepath.Join(dir, "logs"))...)
 	// certbot uses Python's requests for HTTPS, which takes its roots from here.
 	cmd.Env = append(os.Environ(), "REQUESTS_CA_BUNDLE="+a.CAFile)
 	out, err := cmd.CombinedOutput()
@@ -149,15 +158,25 @@ func Certbot(t testing.TB, a *ACME, domains []string, deployHook, keyType string
 		t.Fatalf("certbot: %v\n%s", err, out)
 	}
 	t.Logf("certbot: %s", out)
-	return filepath.Join(dir, "config", "live", domains[0])
 }
 
 // Lego runs Debian's lego to get a first certificate for a domain, with a hook. Its files are
 // in dir/certificates. It uses TLSPort, so another client may run at the same time.
 func Lego(t testing.TB, a *ACME, dir, domain, hook string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Need(t, "lego"), "--server", a.Directory, "--accept-tos", "--email", "ops@lab.test", "--path", dir,
-		"--domains", domain, "--tls", "--tls.port", loopback(a.TLSPort), "run", "--run-hook", hook)
+	a.lego(t, dir, domain, "run", "--run-hook", hook)
+}
+
+// LegoRenew renews what Lego has got.
+func LegoRenew(t testing.TB, a *ACME, dir, domain, hook string) {
+	t.Helper()
+	a.lego(t, dir, domain, "renew", "--days", "10000", "--no-random-sleep", "--renew-hook", hook)
+}
+
+func (a *ACME) lego(t testing.TB, dir, domain string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), Need(t, "lego"), append([]string{"--server", a.Directory, "--accept-tos", "--email", "ops@lab.test", "--path", dir,
+		"--domains", domain, "--tls", "--tls.port", loopback(a.TLSPort)}, args...)...)
 	cmd.Env = append(os.Environ(), "LEGO_CA_CERTIFICATES="+a.CAFile)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -167,8 +186,8 @@ func Lego(t testing.TB, a *ACME, dir, domain, hook string) {
 }
 
 // Dehydrated runs Debian's dehydrated for a domain, with a hook. Its files are in dir/certs. Run
-// again, it finds that the certificate is still good.
-func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string) {
+// again, it finds that the certificate is still good; with --force it renews it.
+func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string, more ...string) {
 	t.Helper()
 	dehydrated := Need(t, "dehydrated")
 	challenges := mkdir(t, dir, "challenges")
@@ -181,7 +200,7 @@ func Dehydrated(t testing.TB, a *ACME, dir, domain, hook string) {
 	server := &http.Server{Handler: http.StripPrefix("/.well-known/acme-challenge/", http.FileServer(http.Dir(challenges)))}
 	go server.Serve(l)
 	defer server.Close()
-	steps := [][]string{{"--register", "--accept-terms"}, {"--cron", "--domain", domain}}
+	steps := [][]string{{"--register", "--accept-terms"}, append([]string{"--cron", "--domain", domain}, more...)}
 	if _, err := os.Stat(filepath.Join(dir, "accounts")); err == nil {
 		steps = steps[1:]
 	}

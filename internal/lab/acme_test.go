@@ -13,7 +13,7 @@ func TestPebbleIssuesToCertbot(t *testing.T) {
 	acme := Pebble(t)
 	told := filepath.Join(t.TempDir(), "told")
 	domains := []string{"www.lab.test", "lab.test"}
-	lineage := Certbot(t, acme, domains, `printf '%s' "$RENEWED_LINEAGE" > `+told, "rsa")
+	lineage := Certbot(t, acme, t.TempDir(), domains, `printf '%s' "$RENEWED_LINEAGE" > `+told, "rsa")
 
 	if said, err := os.ReadFile(told); err != nil || string(said) != lineage {
 		t.Errorf("the deploy hook got %q (%v), want %q", said, err, lineage)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,10 +14,11 @@ import (
 	"runtime"
 )
 
-// tool is a module below tools/ whose programs the tests or checks run. Each tool has
-// its own module, so that its dependencies do not become dependencies of Certpost.
+// tool is a module whose programs the tests or checks run. Each tool has its own module, so
+// that its dependencies do not become dependencies of Certpost.
 type tool struct {
 	module   string
+	dir      string   // of the module; "" means the directory of that name below tools/
 	programs []string // built into .tools/bin
 	pkg      string   // argument of go build; "tool" means the tools of the module's go.mod
 	lint     bool     // needed by the source checks; the others only by tests
@@ -29,6 +31,10 @@ var tools = []tool{
 	{module: "vault", programs: []string{"vault-dev"}, pkg: "."},
 	{module: "cloudevents", programs: []string{"cloudevents-publish"}, pkg: "."},
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
+	{module: "caddy", dir: "examples/caddy", programs: []string{"caddy-certpost"}, pkg: "./cmd/caddy"},
+	{module: "stepca", programs: []string{"step-ca-dev"}, pkg: "."},
+	{module: "consultemplate", programs: []string{"consul-template"}, pkg: "tool"},
+	{module: "step", programs: []string{"step-dev"}, pkg: "."},
 }
 
 // buildTools builds the tools that are missing or whose source has changed.
@@ -42,14 +48,14 @@ func (s *session) buildTools(ctx context.Context, lintOnly bool) error {
 			continue
 		}
 		if err := s.buildTool(ctx, t); err != nil {
-			failures = append(failures, fmt.Errorf("tools/%s: %w", t.module, err))
+			failures = append(failures, fmt.Errorf("tool %s: %w", t.module, err))
 		}
 	}
 	return errors.Join(failures...)
 }
 
 func (s *session) buildTool(ctx context.Context, t tool) error {
-	source := filepath.Join(s.root, "tools", t.module)
+	source := filepath.Join(s.root, filepath.FromSlash(cmp.Or(t.dir, "tools/"+t.module)))
 	sum, err := fingerprint(source)
 	if err != nil {
 		return err

@@ -1,0 +1,49 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// Caddy runs Caddy with certpost's module (examples/caddy), which gets a certificate for a domain
+// from a, or renews the one that it has. Its storage is dir/storage. module is the block of the module
+// in the Caddyfile. The returned function stops it, which waits for the module's work.
+func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop func()) {
+	t.Helper()
+	caddy := Need(t, "caddy-certpost")
+	mkdir(t, dir)
+	// With nearly the whole lifetime as its window, a certificate is due at once.
+	window := "0.3"
+	if renew {
+		window = "0.9999999"
+	}
+	config := writeFile(t, filepath.Join(dir, "Caddyfile"), fmt.Sprintf(`{
+	admin off
+	persist_config off
+	default_bind 127.0.0.1
+	http_port %d
+	https_port %d
+	storage file_system %q
+	email ops@lab.test
+	acme_ca %s
+	acme_ca_root %q
+	renewal_window_ratio %s
+	events {
+		on cert_obtained certpost %s
+	}
+}
+%s {
+	respond "here"
+}
+`, a.HTTPPort, a.TLSPort, filepath.Join(dir, "storage"), a.Directory, a.CAFile, window, module, domain), 0o600)
+	cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	log := filepath.Join(dir, "caddy.log")
+	logOnFailure(t, log)
+	server := startProcess(t, "caddy", log, cmd)
+	server.await(t, "waiting for its port", func() error { return answers(loopback(a.TLSPort)) })
+	return func() { server.stop(t) }
+}
