@@ -76,7 +76,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
 	defer j.contain()
-	j.stopKeepAlive = sync.OnceFunc(keepAlive(r.AckWait(), msg))
+	j.stopKeepAlive = keepAlive(r.AckWait(), msg)
 	defer j.stopKeepAlive()
 	if failure := j.read(); failure != nil {
 		j.dead(failure)
@@ -418,24 +418,30 @@ func (j *job) contain() {
 }
 
 // keepAlive extends the acknowledgement wait of the messages, at every third of it,
-// until the returned function is called.
+// until the returned function is called; it may be called again.
 func keepAlive(ackWait time.Duration, msgs ...jetstream.Msg) (stop func()) {
-	done := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(ackWait / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-				for _, m := range msgs {
-					// An error means that the message is settled or there is no
-					// connection; neither needs an action here.
-					_ = m.InProgress()
-				}
-			}
+	var mu sync.Mutex
+	mu.Lock() // until timer is set
+	defer mu.Unlock()
+	stopped := false
+	var timer *time.Timer // cheaper than a goroutine for each delivery
+	timer = time.AfterFunc(ackWait/3, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
 		}
-	}()
-	return func() { close(done) }
+		for _, m := range msgs {
+			// An error means that the message is settled or there is no
+			// connection; neither needs an action here.
+			_ = m.InProgress()
+		}
+		timer.Reset(ackWait / 3)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
 }
