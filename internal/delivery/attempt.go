@@ -184,7 +184,7 @@ func (a *attempt) assemble(now time.Time, sealing *sealing, signing signing, owe
 		return nil, asFailure(err)
 	}
 	if n := len(msg.raw); n > a.target.MaxMessageBytes && a.target.MaxMessageBytes > 0 {
-		clear(msg.raw)
+		msg.release()
 		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhaseRender,
 			fmt.Sprintf("the mail has %d bytes, and max_message_bytes allows %d; raise it or choose a smaller payload, then replay", n, a.target.MaxMessageBytes))
 	}
@@ -276,9 +276,7 @@ func (t *Target) allowRetry(f *verdict.Failure) *verdict.Failure {
 // clear overwrites the secrets and the mail.
 func (a *attempt) clear() {
 	a.p.clear()
-	if a.msg != nil {
-		clear(a.msg.raw)
-	}
+	a.msg.release()
 	a.releaseFiles()
 }
 
