@@ -63,6 +63,8 @@ type job struct {
 	counted  bool         // no longer included in the lane's uncounted
 	claimErr error
 
+	described *verdict.Certificate // the certificate, once the attempt has parsed it
+
 	// line is the certificate, if the target's policy depends on which one was sent last.
 	line *verdict.Certificate
 
@@ -98,7 +100,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.parsed, Newer: j.newer, Limits: j, Override: j.recipients,
 	})
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.label, receipt, failure)
@@ -340,10 +342,16 @@ func (j *job) unclaim() {
 	}
 }
 
+// parsed keeps what the attempt says of the certificate, for the ledger.
+func (j *job) parsed(c *verdict.Certificate) { j.described = c }
+
 // write stores the entry by compare-and-set and keeps it with its new revision. It adds what
-// the certificate is: by now the attempt has parsed it.
+// the certificate is.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	if e.Certificate == nil {
+		e.Certificate = j.described
+	}
+	if e.Certificate == nil { // the attempt ended before
 		if leaf, err := j.event.Leaf(); err == nil {
 			e.Certificate = verdict.CertificateOf(leaf)
 		}
