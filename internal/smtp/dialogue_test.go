@@ -69,7 +69,7 @@ func TestContentIsNotMoved(t *testing.T) { // not parallel: it counts allocation
 	}
 }
 
-// Fault: bare LF. Result: no bare CR or LF is sent.
+// A mail with a bare CR or LF is found, wherever it is.
 func TestLineEndsAreChecked(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]bool{
