@@ -167,10 +167,11 @@ func invalid(err error) *verdict.Failure {
 }
 
 // seemsNew reports whether the ledger has most likely no entry of the delivery: the fan-out has
-// published it since this process started, and nobody has got it before.
+// published it since this process started, from an event of no restored backup, and nobody has
+// got it before.
 func (j *job) seemsNew() bool {
 	return j.gen == 1 && j.replayOf == 0 && j.copyOf == 0 && !j.force && !j.redelivered() &&
-		j.since.After(j.r.started) && !verdict.OnHost(j.lane.name)
+		j.since.After(j.r.started) && !verdict.OnHost(j.lane.name) && !j.fromBackup()
 }
 
 // isNew reports, after an attempt without a claim, whether the ledger has no entry of the
