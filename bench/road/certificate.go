@@ -7,9 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"math/big"
+	"sync"
 	"time"
+
+	"github.com/certpost/certpost/internal/pemtext"
 )
 
 // NewChain returns a leaf certificate for name and its intermediate in PEM, of the same
@@ -22,33 +24,43 @@ func NewChain(name string) (string, error) {
 	return NewChainFor(name, &key.PublicKey)
 }
 
-// NewChainFor is NewChain for a given public key.
-func NewChainFor(name string, public crypto.PublicKey) (string, error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
+// issuer is the CA of all chains: those of an installation come from a few.
+var issuer = sync.OnceValues(func() (ca struct {
+	template *x509.Certificate
+	der      []byte
+	key      *ecdsa.PrivateKey
+}, err error) {
 	now := time.Now()
-	ca := &x509.Certificate{
+	ca.template = &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Bench CA", Organization: []string{"Bench"}},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		SubjectKeyId: []byte("bench ca"),
 	}
+	if ca.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err == nil {
+		ca.der, err = x509.CreateCertificate(rand.Reader, ca.template, ca.template, &ca.key.PublicKey, ca.key)
+	}
+	return ca, err
+})
+
+// NewChainFor is NewChain for a given public key.
+func NewChainFor(name string, public crypto.PublicKey) (string, error) {
+	ca, err := issuer()
+	if err != nil {
+		return "", err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return "", err
+	}
+	now := time.Now()
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(0, 0, 90), BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	text := ""
-	for _, c := range []struct {
-		cert   *x509.Certificate
-		public crypto.PublicKey
-	}{{leaf, public}, {ca, &caKey.PublicKey}} {
-		der, err := x509.CreateCertificate(rand.Reader, c.cert, ca, c.public, caKey)
-		if err != nil {
-			return "", err
-		}
-		text += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca.template, public, ca.key)
+	if err != nil {
+		return "", err
 	}
-	return text, nil
+	return string(pemtext.Encode(der, ca.der)), nil
 }

@@ -46,7 +46,7 @@ func (b *Broker) Persist(ctx context.Context, request func(context.Context) erro
 // that are final.
 func (b *Broker) PersistUnless(ctx context.Context, final func(error) bool, request func(context.Context) error) error {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		once, cancel := context.WithTimeout(ctx, b.RequestTimeout())
+		once, cancel := within(ctx, b.RequestTimeout())
 		err := request(once)
 		cancel()
 		if err == nil || ctx.Err() != nil || final(err) {
@@ -57,6 +57,15 @@ func (b *Broker) PersistUnless(ctx context.Context, final func(error) bool, requ
 			return err
 		}
 	}
+}
+
+// within is context.WithTimeout, except that it returns ctx itself if that ends before: requests
+// within requests have limits within limits, and each context has a timer.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= limit {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // codeNotAvailable is the server's error code while the cluster has no leader for JetStream

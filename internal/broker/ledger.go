@@ -293,7 +293,7 @@ func LedgerKey(target, eventToken string) string { return target + "." + eventTo
 // Get returns the entry and its revision; ErrNoEntry and revision 0 if there is none. It may
 // be answered by a replica that lags: a write by its revision is then refused.
 func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := within(ctx, apiTimeout)
 	defer cancel()
 	var kve jetstream.KeyValueEntry
 	err := l.b.Persist(ctx, func(ctx context.Context) (err error) {
@@ -330,7 +330,7 @@ func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (
 	if l.groups != nil {
 		write = l.groups.put
 	}
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	ctx, cancel := within(ctx, apiTimeout)
 	defer cancel()
 	var rev uint64
 	err = l.b.Persist(ctx, func(ctx context.Context) (err error) {

@@ -22,6 +22,8 @@ type attempt struct {
 	target *Target
 	p      *provisions
 	msg    *message
+	// described is the certificate, for the ledger and the receipt.
+	described *verdict.Certificate
 	// release lets go of the payload's files, once rendered. A delivery holds them to its
 	// end, so that the others of the event that are in work meanwhile need not build them.
 	release func()
@@ -79,8 +81,11 @@ func (a *attempt) prepare(ctx context.Context) (failure *verdict.Failure) {
 	if a.p, failure = a.provisions(ctx, a.target, a.event); failure == nil && !a.target.onHost() {
 		failure = a.address()
 	}
+	if a.p != nil {
+		a.described = verdict.CertificateOf(a.p.bundle.Leaf)
+	}
 	if a.p != nil && a.event.Certificate.Ref == nil && a.order.Parsed != nil {
-		a.order.Parsed(a.p.bundle.Leaf)
+		a.order.Parsed(a.described)
 	}
 	a.step(verdict.PhaseSecrets, a.started, failure)
 	a.fetched = time.Now()
@@ -184,7 +189,7 @@ func (a *attempt) assemble(now time.Time, sealing *sealing, signing signing, owe
 		return nil, asFailure(err)
 	}
 	if n := len(msg.raw); n > a.target.MaxMessageBytes && a.target.MaxMessageBytes > 0 {
-		clear(msg.raw)
+		msg.release()
 		return nil, verdict.Fail(verdict.SMTPPayload, verdict.PhaseRender,
 			fmt.Sprintf("the mail has %d bytes, and max_message_bytes allows %d; raise it or choose a smaller payload, then replay", n, a.target.MaxMessageBytes))
 	}
@@ -219,7 +224,7 @@ func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Tim
 // complete adds to a receipt what is not known from the conversation with the relay.
 func (a *attempt) complete(r *verdict.Receipt) {
 	r.MessageID, r.Size = a.msg.messageID, len(a.msg.raw)
-	r.Certificate, r.Secrets = verdict.CertificateOf(a.p.bundle.Leaf), a.p.versions
+	r.Certificate, r.Secrets = a.described, a.p.versions
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
 	r.Warnings = append(r.Warnings, a.warnings...)
@@ -276,9 +281,7 @@ func (t *Target) allowRetry(f *verdict.Failure) *verdict.Failure {
 // clear overwrites the secrets and the mail.
 func (a *attempt) clear() {
 	a.p.clear()
-	if a.msg != nil {
-		clear(a.msg.raw)
-	}
+	a.msg.release()
 	a.releaseFiles()
 }
 

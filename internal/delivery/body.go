@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	_ "embed"
 	"html/template"
 	"strings"
@@ -46,11 +47,11 @@ func cutBlocks(source string) map[string]block {
 }
 
 // htmlWriter writes blocks. Every value is escaped for text and for quoted attributes.
-type htmlWriter struct{ strings.Builder }
+type htmlWriter struct{ *bytes.Buffer }
 
 // put writes a block with its values. It panics if the block has another number of places:
 // a mistake in the source, which every test of a mail finds.
-func (w *htmlWriter) put(name string, values ...string) {
+func (w htmlWriter) put(name string, values ...string) {
 	b := htmlBlocks[name]
 	if len(b) != len(values)+1 {
 		panic("block " + name + " of templates/mail.html has another number of values")
@@ -62,10 +63,10 @@ func (w *htmlWriter) put(name string, values ...string) {
 	}
 }
 
-// html returns the HTML body.
-func (v *mailView) html() string {
-	var w htmlWriter
-	w.Grow(16 << 10)
+// writeHTML writes the HTML body.
+func (v *mailView) writeHTML(to *bytes.Buffer) {
+	w := htmlWriter{to}
+	w.Grow(12 << 10)
 	w.put("head", v.Name.Text, v.Name.Text, v.Valid, v.Product, v.Name.Text)
 	if v.Name.Note != "" {
 		w.put("note", v.Name.Note)
@@ -127,16 +128,14 @@ func (v *mailView) html() string {
 		published += ", from " + v.Source
 	}
 	w.put("foot", v.Product, v.Target, v.EventID, published)
-	return w.String()
 }
 
 // duplicateText tells a recipient why a mail may come twice.
 const duplicateText = "You may receive this mail twice: the mail server's reply to an earlier attempt was lost. Both copies have the same certificate."
 
-// text returns the plain text body. Its lines stay below 78 characters where the facts allow
+// writeText writes the plain text body. Its lines stay below 78 characters where the facts allow
 // it.
-func (v *mailView) text() string {
-	var w strings.Builder
+func (v *mailView) writeText(w *bytes.Buffer) {
 	w.Grow(4 << 10)
 	lines := func(texts ...string) {
 		for _, text := range texts {
@@ -209,7 +208,6 @@ func (v *mailView) text() string {
 		w.WriteString("\nfrom " + v.Source)
 	}
 	w.WriteByte('\n')
-	return w.String()
 }
 
 // wrap breaks a paragraph at spaces into lines of at most 72 characters; prefix is put

@@ -1,28 +1,47 @@
 package delivery
 
 import (
+	"bytes"
 	"strings"
+	"sync"
 
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/mailtext"
 	"github.com/certpost/certpost/internal/payload"
 )
 
-// composed is the words of a mail.
-type composed struct {
-	subject string // not encoded
-	text    string
-	html    string // "" for none
+// draft has the buffers of one mail. Those of mails that were sent are used again: growing new
+// ones costs more than all else that a mail needs memory for.
+type draft struct {
+	text, html bytes.Buffer // the bodies; no html: empty
+	raw        bytes.Buffer // the mail: headers, bodies, files
 }
 
-// compose writes the words of a mail: those of templates, and of the default mail where there
-// are none.
-func compose(t *Target, m mailFacts) (c composed, err error) {
+var drafts = sync.Pool{New: func() any { return new(draft) }}
+
+// maxKeptDraft is the size in bytes from which the buffer of a mail is not kept.
+const maxKeptDraft = 256 << 10
+
+// release overwrites what the draft holds and lets another mail have it.
+func (d *draft) release() {
+	for _, b := range []*bytes.Buffer{&d.text, &d.html, &d.raw} {
+		clear(b.Bytes())
+		b.Reset()
+	}
+	if d.raw.Cap() <= maxKeptDraft {
+		drafts.Put(d)
+	}
+}
+
+// compose writes the words of a mail, those of templates, and of the default mail where there
+// are none: the bodies into the draft. It returns the subject, not encoded.
+func compose(t *Target, m mailFacts, into *draft) (string, error) {
 	words := t.words.or(m.words)
 	var model *mailtext.Model
 	if words.subject != nil || words.text != nil {
 		model = newModel(t, m)
 	}
+	var err error
 	execute := func(made *mailtext.Template) string {
 		if made == nil || err != nil {
 			return ""
@@ -35,13 +54,14 @@ func compose(t *Target, m mailFacts) (c composed, err error) {
 	}
 	own := execute(words.subject)
 	if words.text != nil {
-		c.text, c.html = execute(words.text), execute(words.html)
+		into.text.WriteString(execute(words.text))
+		into.html.WriteString(execute(words.html))
 	} else {
 		view := newMailView(t, m)
-		c.text, c.html = view.text(), view.html()
+		view.writeText(&into.text)
+		view.writeHTML(&into.html)
 	}
-	c.subject = subject(t, m, own)
-	return c, err
+	return subject(t, m, own), err
 }
 
 // subject returns the subject: {prefix} Certpost: certificate for {CN} issued,

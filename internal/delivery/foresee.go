@@ -59,7 +59,8 @@ func (c *Courier) foresee(ctx context.Context, t *Target, b *payload.Bundle, ev 
 	if settings.Passphrase() != "" || t.encrypts() || !t.Sign.IsZero() || !t.DKIM.IsZero() {
 		return nil // the mail cannot be made without these secrets
 	}
-	_, failure = (&attempt{Courier: c, order: verdict.Attempt{Target: t.ID, Number: 1}, event: ev, target: t, p: p}).preview(ctx)
+	msg, failure := (&attempt{Courier: c, order: verdict.Attempt{Target: t.ID, Number: 1}, event: ev, target: t, p: p}).preview(ctx)
+	msg.release()
 	return failure
 }
 

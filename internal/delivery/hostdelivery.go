@@ -64,7 +64,7 @@ func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
 	r := &verdict.Receipt{
 		Host: a.target.Host, State: string(result.State), Steps: result.Done, RollbackAvailable: result.Backup,
 		Definition: a.defs.version(a.target), At: time.Now().UTC().Truncate(time.Millisecond), Payload: payload.PEMAndKey,
-		Files: a.target.hostFiles(), PrivateKey: verdict.KeyClear, Certificate: verdict.CertificateOf(a.p.bundle.Leaf), Secrets: a.p.versions, Warnings: a.warnings,
+		Files: a.target.hostFiles(), PrivateKey: verdict.KeyClear, Certificate: a.described, Secrets: a.p.versions, Warnings: a.warnings,
 	}
 	if a.target.oneFile() {
 		r.Payload, r.PrivateKey = a.target.Payload, a.target.keySent()

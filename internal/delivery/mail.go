@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"io"
 	"net/mail"
 	"slices"
 	"strings"
@@ -30,8 +31,18 @@ type message struct {
 	needsUTF8  bool     // an address needs SMTPUTF8 (RFC 6531)
 	files      []string // names of the attachments
 
-	words    composed       // what raw says
 	attached []verdict.File // for previews
+	draft    *draft         // what raw was made of; raw itself, unless that was encrypted or signed
+}
+
+// release overwrites the mail. Nothing of it may be used afterwards, because another one gets
+// its memory.
+func (m *message) release() {
+	if m != nil {
+		clear(m.raw)
+		m.raw = nil
+		m.draft.release()
+	}
 }
 
 // mailFacts is the content of a mail.
@@ -81,7 +92,7 @@ const (
 
 // renderMail renders the mail for target t in memory, so that errors occur before a
 // relay is dialled.
-func renderMail(t *Target, m mailFacts) (*message, error) {
+func renderMail(t *Target, m mailFacts) (made *message, err error) {
 	m.product = legible.Header(m.product, maxProduct)
 	if m.product == "" {
 		m.product = "Certpost"
@@ -94,7 +105,13 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 		m.messageIDDomain = addresses.from.domain()
 	}
 	id := messageID(m.eventID, t.ID, m.messageIDDomain)
-	words, err := compose(t, m)
+	d := drafts.Get().(*draft)
+	defer func() {
+		if err != nil {
+			d.release()
+		}
+	}()
+	subject, err := compose(t, m, d)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +119,7 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.SetMessageIDWithValue(strings.Trim(id, "<>"))
 	msg.SetDateWithValue(m.now.UTC()) // do not reveal the local time zone
-	msg.Subject(encodeWords(words.subject))
+	msg.Subject(encodeWords(subject))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834
 	// Exchange sends automatic replies in spite of Auto-Submitted. Not "All": that
 	// would also suppress bounces.
@@ -121,11 +138,11 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if addresses.replyTo != "" {
 		msg.SetAddrHeaderFromMailAddress(gomail.HeaderReplyTo, headerAddresses([]mailbox{addresses.replyTo})...)
 	}
-	msg.SetBodyString(gomail.TypeTextPlain, words.text)
-	if words.html != "" {
-		msg.AddAlternativeString(gomail.TypeTextHTML, words.html)
+	msg.SetBodyWriter(gomail.TypeTextPlain, writerOf(d.text.Bytes()))
+	if d.html.Len() > 0 {
+		msg.AddAlternativeWriter(gomail.TypeTextHTML, writerOf(d.html.Bytes()))
 	}
-	size := len(words.text) + len(words.html)
+	size := d.text.Len() + d.html.Len()
 	files := make([]string, 0, len(m.attachments))
 	attached := make([]verdict.File, 0, len(m.attachments))
 	for _, a := range m.attachments {
@@ -139,12 +156,11 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	if err := m.signing.message(msg); err != nil {
 		return nil, renderFailure("the mail cannot be signed with sign.smime", err)
 	}
-	var raw bytes.Buffer
-	raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key in memory
-	if _, err := msg.WriteTo(&raw); err != nil {
+	d.raw.Grow(size*3/2 + 8<<10) // base64 and headers; growing would leave copies of the key in memory
+	if _, err := msg.WriteTo(&d.raw); err != nil {
 		return nil, renderFailure("the mail cannot be assembled", err)
 	}
-	wire := raw.Bytes()
+	wire := d.raw.Bytes()
 	if m.sealing != nil {
 		if wire, err = m.sealing.mail(wire); err != nil {
 			return nil, err
@@ -156,8 +172,16 @@ func renderMail(t *Target, m mailFacts) (*message, error) {
 	return &message{
 		from: addresses.from.wire(), recipients: addresses.envelope, raw: wire,
 		messageID: id, envelopeID: envelopeID(shownEventID(t, m.eventID), t.ID), needsUTF8: addresses.utf8,
-		files: files, words: words, attached: attached,
+		files: files, attached: attached, draft: d,
 	}, nil
+}
+
+// writerOf returns the function by which go-mail writes a body.
+func writerOf(body []byte) func(io.Writer) (int64, error) {
+	return func(w io.Writer) (int64, error) {
+		n, err := w.Write(body)
+		return int64(n), err
+	}
 }
 
 // shownEventID returns what an event is called where everybody can read it: in a header and

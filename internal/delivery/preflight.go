@@ -46,9 +46,7 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 	if e.bundle != nil && e.keyAndPayload(ctx, p) {
 		e.mail(ctx, p)
 	}
-	if e.msg != nil {
-		defer clear(e.msg.raw)
-	}
+	defer func() { e.msg.release() }()
 	e.found = append(e.found, e.courier.probeKeys(ctx, e.t)...)
 	e.relays(ctx, p)
 	return e.found

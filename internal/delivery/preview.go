@@ -159,7 +159,7 @@ func (s *stage) emails() []string {
 }
 
 func (s *stage) view(msg *message) *verdict.MailView {
-	v := &verdict.MailView{Target: s.target.ID, Raw: msg.raw, Bytes: len(msg.raw), Text: msg.words.text, HTML: msg.words.html, Instead: s.instead, Files: msg.attached}
+	v := &verdict.MailView{Target: s.target.ID, Raw: msg.raw, Bytes: len(msg.raw), Text: msg.draft.text.String(), HTML: msg.draft.html.String(), Instead: s.instead, Files: msg.attached}
 	read, err := mail.ReadMessage(bytes.NewReader(msg.raw))
 	if err != nil {
 		return v // never, see the tests of renderMail

@@ -219,11 +219,11 @@ func TestTemplatesAreReadAgain(t *testing.T) {
 		definition("a", "    templates: {subject: "+file+"}"), definition("b", "    templates: {subject: "+file+"}"), definition("c"))})
 	subject := func() string {
 		target := w.w.book.Current().All()[0]
-		got, err := compose(target, goldenFacts(t, target))
+		got, err := compose(target, goldenFacts(t, target), new(draft))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return got.subject
+		return got
 	}
 	write("two {{.Name}}")
 	w.says("targets: 2 changed (a, b)")

@@ -12,10 +12,6 @@ import (
 // reference, or its text has no certificate that can be parsed.
 var ErrNoLeaf = errors.New("the event's certificate is a reference, or its text holds no certificate that can be parsed")
 
-// UseLeaf says which of the certificates in the event's text is its leaf, by whoever has parsed
-// them: Leaf returns it without parsing them again.
-func (e *Event) UseLeaf(leaf *x509.Certificate) { e.leaf = leaf }
-
 // Leaf is the event's certificate: the first in its text that is not a CA's, else the only
 // one that issued none of the others (oddities.Leaf). It is for display and comparison; whether it may be delivered is checked
 // when the payload is built. It is parsed once and kept, so Leaf must not be called by

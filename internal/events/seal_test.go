@@ -178,6 +178,7 @@ func TestSealKeys(t *testing.T) {
 	}
 }
 
+// BenchmarkSealed reads the deliveries of one event.
 func BenchmarkSealed(b *testing.B) {
 	seal, _ := ReadSeal(NewSealKey())
 	header, text := marked(seal, sample())
@@ -187,5 +188,41 @@ func BenchmarkSealed(b *testing.B) {
 		if _, err := seal.Decode(header, text); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// The deliveries of an event are events of their own: what is noted in one is not in the other,
+// and other bodies are other events.
+func TestDeliveriesOfAnEventAreRead(t *testing.T) {
+	t.Parallel()
+	seal := newSeal(t)
+	one := &Event{ID: "one", Certificate: Certificate{PEM: "x"}, Targets: []string{"a", "b"}, Labels: map[string]string{"k": "v"}, ChainVerified: true}
+	two := *one
+	two.ID = "two"
+	read := func(e *Event) *Event {
+		header, body := marked(seal, e)
+		got, err := seal.Decode(header, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	first, second, other, third := read(one), read(one), read(&two), read(one)
+	for _, e := range []*Event{first, second, third} {
+		if e.ID != "one" || !reflect.DeepEqual(e, first) || !e.ChainVerified {
+			t.Errorf("read as %+v", e)
+		}
+	}
+	if other.ID != "two" {
+		t.Errorf("another event was read as %+v", other)
+	}
+	first.Subject, first.ChainVerified = "changed", false
+	unverified := *one
+	unverified.ChainVerified = false
+	if again := read(&unverified); again == first || again.Subject != "" || again.ChainVerified {
+		t.Errorf("read as %+v", again)
+	}
+	if again := read(one); again.Subject != "" || !again.ChainVerified {
+		t.Errorf("read as %+v", again)
 	}
 }

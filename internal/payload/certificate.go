@@ -53,17 +53,21 @@ func payloadFailure(cause error, reason string, args ...any) error {
 
 // ParseBundle reads the certificate text of an event: one leaf and its issuers
 // in any order. Only the parsed certificates are passed on, never the text itself.
-func ParseBundle(pemText []byte) (*Bundle, error) { return parse(pemText, signed) }
+func ParseBundle(pemText []byte) (*Bundle, error) {
+	return parse(pemText, oddities.Certificate, signed)
+}
 
 // ParseVerified returns what ParseBundle has returned for this text with Verified set. It does
 // not check the signatures again, which are two thirds of the work.
 func ParseVerified(pemText []byte) (*Bundle, error) {
-	return parse(pemText, func(_, _ *x509.Certificate) (bool, error) { return true, nil })
+	return parse(pemText, oddities.Certificate, signedBefore)
 }
 
-// parse reads the certificate text; issued says whether the first certificate has signed the
-// second one.
-func parse(pemText []byte, issued func(parent, child *x509.Certificate) (bool, error)) (*Bundle, error) {
+func signedBefore(_, _ *x509.Certificate) (bool, error) { return true, nil }
+
+// parse reads the certificate text; read is oddities.Certificate, and issued says whether the
+// first certificate has signed the second one.
+func parse(pemText []byte, read func(der []byte) (*x509.Certificate, string, error), issued func(parent, child *x509.Certificate) (bool, error)) (*Bundle, error) {
 	blocks, skipped, err := pemtext.Certificates(pemText)
 	switch {
 	case errors.Is(err, pemtext.ErrPrivateKey):
@@ -83,7 +87,7 @@ func parse(pemText []byte, issued func(parent, child *x509.Certificate) (bool, e
 		if encodedSize(block.DER) > maxLeaf || size > maxLeaf+maxChain {
 			return nil, payloadFailure(nil, "the certificate on line %d is too large: the limit is %d bytes for one certificate and %d for all", block.Line, maxLeaf, maxLeaf+maxChain)
 		}
-		cert, odd, err := oddities.Certificate(block.DER)
+		cert, odd, err := read(block.DER)
 		if err != nil {
 			return nil, payloadFailure(err, "the block on line %d is not an X.509 certificate, or it is damaged; check it with `openssl x509 -text`", block.Line)
 		}

@@ -2,9 +2,10 @@ package pemtext
 
 import (
 	"bytes"
-	"encoding/pem"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -75,9 +76,19 @@ func isPKCS7(der []byte) bool {
 
 // Encode returns certificates as a PEM text in its canonical form: CERTIFICATE blocks alone.
 func Encode(ders ...[]byte) []byte {
-	var out bytes.Buffer
+	const begin, end = beginMark + "CERTIFICATE" + dashes + "\n", endMark + "CERTIFICATE" + dashes + "\n"
+	size := 0
 	for _, der := range ders {
-		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+		encoded := base64.StdEncoding.EncodedLen(len(der))
+		size += len(begin) + encoded + (encoded+63)/64 + len(end)
 	}
-	return out.Bytes()
+	out := make([]byte, 0, size)
+	for _, der := range ders {
+		out = append(out, begin...)
+		for line := range slices.Chunk(der, 48) { // 64 characters
+			out = append(base64.StdEncoding.AppendEncode(out, line), '\n')
+		}
+		out = append(out, end...)
+	}
+	return out
 }

@@ -58,10 +58,14 @@ type job struct {
 
 	entry    broker.Entry // as last read or written, with this attempt's changes
 	revision uint64       // of the stored entry; 0: none
+	presumed bool         // the ledger was not read: it seems to have no entry
+	mustRead bool         // the ledger is read even if the delivery seems new
 	claimed  bool
 	claim    broker.Entry // as last written, or tried to be written, with `sending`
 	counted  bool         // no longer included in the lane's uncounted
 	claimErr error
+
+	described *verdict.Certificate // the certificate, once the attempt has parsed it
 
 	// line is the certificate, if the target's policy depends on which one was sent last.
 	line *verdict.Certificate
@@ -76,7 +80,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	j := &job{r: r, lane: l, msg: msg}
 	defer j.count()
 	defer j.contain()
-	j.stopKeepAlive = sync.OnceFunc(keepAlive(r.AckWait(), msg))
+	j.stopKeepAlive = keepAlive(r.AckWait(), msg)
 	defer j.stopKeepAlive()
 	if failure := j.read(); failure != nil {
 		j.dead(failure)
@@ -95,16 +99,27 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 			fmt.Sprintf("target %s is in lane %s by the definitions on this mail host: correct them here, or replay once they are the same everywhere", j.target, lane)))
 		return
 	}
-	r.reached(pointDue)
-	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
-		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
-	})
+	receipt, failure := j.deliver(ctx)
+	if j.presumed && receipt == nil && !j.claimed && !j.isNew(ctx) {
+		if !j.due(ctx) {
+			return
+		}
+		receipt, failure = j.deliver(ctx)
+	}
 	l.activity.note(receipt, failure)
 	if failure == nil || !failure.Untried {
 		r.metrics.attempt(l.label, receipt, failure)
 	}
 	j.settle(ctx, receipt, failure)
+}
+
+// deliver makes one attempt.
+func (j *job) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) {
+	j.r.reached(pointDue)
+	return j.r.courier.Deliver(ctx, j.event, verdict.Attempt{
+		Target: j.target, Lane: j.lane.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.parsed, Newer: j.newer, Limits: j, Override: j.recipients,
+	})
 }
 
 // read parses the message. The target is the last token of the subject, and the body
@@ -152,13 +167,42 @@ func invalid(err error) *verdict.Failure {
 	return f
 }
 
-// due reads the ledger and reports whether an attempt is to be made now. If not, it
-// has settled or NAKed the message.
-func (j *job) due(ctx context.Context) bool {
-	entry, revision, left, err := j.readLedger(ctx)
-	if err != nil {
-		j.nak(backoff.Jitter(2*time.Second), err)
+// seemsNew reports whether the ledger has most likely no entry of the delivery: the fan-out has
+// published it since this process started, from an event of no restored backup, and nobody has
+// got it before.
+func (j *job) seemsNew() bool {
+	return j.gen == 1 && j.replayOf == 0 && j.copyOf == 0 && !j.force && !j.redelivered() &&
+		j.since.After(j.r.started) && !verdict.OnHost(j.lane.name) && !j.fromBackup()
+}
+
+// isNew reports, after an attempt without a claim, whether the ledger has no entry of the
+// delivery, as was presumed. If it may have one, what the attempt found says nothing.
+func (j *job) isNew(ctx context.Context) bool {
+	j.presumed, j.mustRead = false, true
+	switch {
+	case errors.Is(j.claimErr, broker.ErrClaimLost):
+		j.claimErr = nil
 		return false
+	case j.claimErr != nil || ctx.Err() != nil:
+		return true // settle writes no outcome then
+	}
+	_, revision, _, err := j.readLedger(ctx)
+	return err == nil && revision == 0
+}
+
+// due reports whether an attempt is to be made now. If not, it has settled or NAKed the
+// message. It reads the ledger, except for a delivery that seems new: the claim of one that has
+// an entry fails, and isNew looks before another outcome is recorded (docs/decisions/0097).
+func (j *job) due(ctx context.Context) bool {
+	var entry broker.Entry
+	var revision uint64
+	var left time.Duration
+	if j.presumed = !j.mustRead && j.seemsNew(); !j.presumed {
+		var err error
+		if entry, revision, left, err = j.readLedger(ctx); err != nil {
+			j.nak(backoff.Jitter(2*time.Second), err)
+			return false
+		}
 	}
 	now := time.Now()
 	if revision == 0 {
@@ -341,10 +385,16 @@ func (j *job) unclaim() {
 	}
 }
 
+// parsed keeps what the attempt says of the certificate, for the ledger.
+func (j *job) parsed(c *verdict.Certificate) { j.described = c }
+
 // write stores the entry by compare-and-set and keeps it with its new revision. It adds what
-// the certificate is: by now the attempt has parsed it.
+// the certificate is.
 func (j *job) write(ctx context.Context, e broker.Entry) error {
 	if e.Certificate == nil {
+		e.Certificate = j.described
+	}
+	if e.Certificate == nil { // the attempt ended before
 		if leaf, err := j.event.Leaf(); err == nil {
 			e.Certificate = verdict.CertificateOf(leaf)
 		}
@@ -419,24 +469,30 @@ func (j *job) contain() {
 }
 
 // keepAlive extends the acknowledgement wait of the messages, at every third of it,
-// until the returned function is called.
+// until the returned function is called; it may be called again.
 func keepAlive(ackWait time.Duration, msgs ...jetstream.Msg) (stop func()) {
-	done := make(chan struct{})
-	go func() {
-		tick := time.NewTicker(ackWait / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-				for _, m := range msgs {
-					// An error means that the message is settled or there is no
-					// connection; neither needs an action here.
-					_ = m.InProgress()
-				}
-			}
+	var mu sync.Mutex
+	mu.Lock() // until timer is set
+	defer mu.Unlock()
+	stopped := false
+	var timer *time.Timer // cheaper than a goroutine for each delivery
+	timer = time.AfterFunc(ackWait/3, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
 		}
-	}()
-	return func() { close(done) }
+		for _, m := range msgs {
+			// An error means that the message is settled or there is no
+			// connection; neither needs an action here.
+			_ = m.InProgress()
+		}
+		timer.Reset(ackWait / 3)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
 }

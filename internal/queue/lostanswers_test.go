@@ -43,7 +43,7 @@ func TestLostRequestsAreSentAgain(t *testing.T) {
 		{"the claim, with little time", toServer(ledger, `"state":"sending"`), "ops", time.Second},
 		{"the outcome", toServer(ledger, `"state":"sent"`), "ops", time.Minute},
 		{"the acknowledgement", toServer("$JS.ACK."+broker.DeliveriesStream, "+ACK"), "ops", time.Minute},
-		{"the ledger's entry", toServer("$JS.API.DIRECT.GET.KV_"+broker.LedgerBucket, ""), "ops", time.Minute},
+		{"the ledger's entry", toServer("$JS.API.DIRECT.GET.KV_"+broker.LedgerBucket, ""), "refused", time.Minute},
 		{"the delivery", toServer(broker.DeliveryPrefix, ""), "ops", time.Minute},
 		{"the answer to the delivery", answerOf(broker.DeliveriesStream), "ops", time.Minute},
 		{"the letter", toServer(broker.DeadLetterPrefix, ""), "refused", time.Minute},

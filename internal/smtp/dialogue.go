@@ -6,6 +6,7 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -61,7 +62,14 @@ func (s *Session) sendLines(lines ...string) error {
 	if err := s.checkNoExtraReply(); err != nil {
 		return err
 	}
-	packet := []byte(strings.Join(lines, "\r\n") + "\r\n")
+	size := 0
+	for _, line := range lines {
+		size += len(line) + len("\r\n")
+	}
+	packet := make([]byte, 0, size)
+	for _, line := range lines {
+		packet = append(append(packet, line...), "\r\n"...)
+	}
 	defer clear(packet) // it may contain credentials (AUTH)
 	s.wire.expect(len(lines))
 	s.transcript.recordLines(lines...)
@@ -115,46 +123,51 @@ func (s *Session) earlyReply(err error) error {
 	return &textproto.Error{Code: code, Msg: text}
 }
 
-// content writes the mail and the final dot. If it fails, the final dot was not sent.
+// content writes the mail and the final dot, at once. If it fails, the final dot was not sent.
 func (s *Session) content(raw []byte) error {
 	if err := s.checkNoExtraReply(); err != nil {
 		s.dead = true // the relay expects content, not a command
 		return err
 	}
-	stuffed := stuff(raw)
-	if len(stuffed) != len(raw) {
-		defer clear(stuffed) // a copy of a mail that may contain a private key
-	}
-	end := ".\r\n"
-	if !bytes.HasSuffix(raw, []byte("\r\n")) {
-		end = "\r\n.\r\n"
-	}
 	s.wire.expect(1)
 	s.transcript.recordLines(fmt.Sprintf("(the mail, %d bytes)", len(raw)), ".")
-	if err := s.write(stuffed); err != nil {
-		return err
+	buffer := contents.Get().(*[]byte)
+	*buffer = stuff(*buffer, raw)
+	err := s.write(*buffer)
+	clear(*buffer) // a copy of a mail that may contain a private key
+	if cap(*buffer) <= maxKeptContent {
+		contents.Put(buffer)
 	}
-	return s.write([]byte(end))
+	return err
 }
 
-// stuff doubles the dot at the beginning of every line that has one (RFC 5321 section
-// 4.5.2). If there is none, it returns raw itself.
-func stuff(raw []byte) []byte {
-	dots := bytes.Count(raw, []byte("\r\n."))
-	first := bytes.HasPrefix(raw, []byte("."))
-	if dots == 0 && !first {
-		return raw
+// contents are buffers for content, all of them cleared. Larger ones than maxKeptContent are
+// not kept.
+var contents = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxKeptContent = 256 << 10 // bytes
+
+// stuff returns a mail as it follows DATA: with a dot before the dot at the beginning of every line
+// that has one, and with the final dot (RFC 5321 sections 4.5.2 and 4.1.1.4). It writes into the
+// buffer if that is large enough, else into a new one: none is moved while it is filled.
+func stuff(buffer, raw []byte) []byte {
+	if most := len(raw) + bytes.Count(raw, []byte("\n.")) + len(".\r\n.\r\n"); cap(buffer) < most {
+		buffer = make([]byte, 0, most)
 	}
-	stuffed := make([]byte, 0, len(raw)+dots+1)
-	if first {
-		stuffed = append(stuffed, '.')
-	}
-	for rest := raw; ; {
-		i := bytes.Index(rest, []byte("\r\n."))
-		if i < 0 {
-			return append(stuffed, rest...)
+	to := buffer[:0]
+	for line, rest := []byte(nil), raw; len(rest) > 0; {
+		line = rest
+		if end := bytes.IndexByte(rest, '\n'); end >= 0 {
+			line = rest[:end+1]
 		}
-		stuffed = append(append(stuffed, rest[:i]...), "\r\n.."...)
-		rest = rest[i+len("\r\n."):]
+		rest = rest[len(line):]
+		if line[0] == '.' {
+			to = append(to, '.')
+		}
+		to = append(to, line...)
 	}
+	if !bytes.HasSuffix(raw, []byte("\r\n")) {
+		to = append(to, "\r\n"...)
+	}
+	return append(to, ".\r\n"...)
 }

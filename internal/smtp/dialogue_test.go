@@ -43,23 +43,42 @@ func TestParseOffers(t *testing.T) {
 func TestStuff(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]string{
-		"":                          "",
+		"":                          "\r\n",
 		"a\r\nb\r\n":                "a\r\nb\r\n",
-		".":                         "..",
+		".":                         "..\r\n",
 		".a\r\n.b\r\n..\r\n":        "..a\r\n..b\r\n...\r\n",
 		"a.\r\n.\r\n":               "a.\r\n..\r\n",
 		"a\r\n\r\n.\r\n.\r\n":       "a\r\n\r\n..\r\n..\r\n",
-		"a\n.b\r\n":                 "a\n.b\r\n", // Admit refuses bare line feeds
-		"a\r\n.\r\n.\r\n.b":         "a\r\n..\r\n..\r\n..b",
-		strings.Repeat("x", 10_000): strings.Repeat("x", 10_000),
+		"a\r\n.\r\n.\r\n.b":         "a\r\n..\r\n..\r\n..b\r\n",
+		strings.Repeat("x", 10_000): strings.Repeat("x", 10_000) + "\r\n",
+		strings.Repeat(".\r\n", 99): strings.Repeat("..\r\n", 99),
 	} {
-		if got := string(stuff([]byte(raw))); got != want {
+		if got := string(stuff(nil, []byte(raw))); got != want+".\r\n" {
 			t.Errorf("%q: %q, want %q", raw, got, want)
 		}
 	}
-	raw := []byte("no dots\r\nhere\r\n")
-	if stuffed := stuff(raw); &stuffed[0] != &raw[0] {
-		t.Error("a mail without dots was copied")
+}
+
+// The buffer of a mail that may contain a private key is never moved while it is filled: the
+// old one would not be cleared.
+func TestContentIsNotMoved(t *testing.T) { // not parallel: it counts allocations
+	for _, raw := range [][]byte{nil, []byte("."), bytes.Repeat([]byte(".\r\n"), 999), bytes.Repeat([]byte("x"), 100_001)} {
+		if allocated := testing.AllocsPerRun(10, func() { stuff(nil, raw) }); allocated > 1 {
+			t.Errorf("%d bytes: %v buffers", len(raw), allocated)
+		}
+	}
+}
+
+// A mail with a bare CR or LF is found, wherever it is.
+func TestLineEndsAreChecked(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]bool{
+		"": true, "a": true, "\r\n": true, "a\r\n\r\nb": true, "a\r\nb\r\n": true,
+		"\n": false, "\r": false, "a\nb\r\n": false, "a\r\n\n": false, "a\r\r\n": false, "a\r\nb\r": false, "\n\r": false, "\r\n\r\n\r\r\n": false,
+	} {
+		if got := endsLinesWithCRLF([]byte(raw)); got != want {
+			t.Errorf("%q: %v", raw, got)
+		}
 	}
 }
 
@@ -97,7 +116,8 @@ func FuzzContent(f *testing.F) {
 func BenchmarkStuff(b *testing.B) {
 	mail := []byte(strings.Repeat(strings.Repeat("x", 76)+"\r\n", 200) + ".one dot\r\n")
 	b.SetBytes(int64(len(mail)))
+	var buffer []byte
 	for b.Loop() {
-		stuff(mail)
+		buffer = stuff(buffer, mail)
 	}
 }

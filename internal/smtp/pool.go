@@ -30,7 +30,7 @@ type poolKey [sha256.Size]byte
 // Pool keeps idle connections for later mails. A mail gets only a connection that was
 // made with exactly its own settings: address, TLS, certificates, credentials. Nothing
 // is sent to find out whether a connection is still open; the pool reads from every
-// idle connection and drops it as soon as the relay closes it.
+// idle connection that no mail waits for, and drops it as soon as the relay closes it.
 type Pool struct {
 	salt [sha256.Size]byte // so that a key reveals nothing about a password
 
@@ -74,6 +74,7 @@ func (p *Pool) Acquire(ctx context.Context, r Relay, t Terms, fresh bool) (*Sess
 		h.waiting = append(h.waiting, mine)
 		defer func() {
 			h.waiting = slices.DeleteFunc(h.waiting, func(w chan struct{}) bool { return w == mine })
+			p.watchAll(h)
 			p.notifyNext(r.name()) // there may be slots for more than one
 		}()
 	}
@@ -127,14 +128,23 @@ func (h *relayConns) takeIdle(key poolKey, fresh bool) *Session {
 // stopWatch ends watchIdle for a session just taken, and reports whether the session is
 // usable; if not, it is closed.
 func (p *Pool) stopWatch(s *Session) bool {
+	if s.idleEnded == nil {
+		return true
+	}
 	p.mu.Unlock()
 	defer p.mu.Lock()
-	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-	<-s.idleEnded
+	s.endWatch()
 	if s.dead {
 		s.abort()
 	}
 	return !s.dead
+}
+
+// endWatch makes watchIdle return, and waits for that.
+func (s *Session) endWatch() {
+	_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
+	<-s.idleEnded
+	s.idleEnded = nil
 }
 
 // Adopt makes a new session reusable by other mails, and drops the secrets that it was
@@ -186,18 +196,32 @@ func (p *Pool) Put(s *Session, t Terms) {
 		p.closeLater(h, s)
 		return
 	}
-	s.idleEnded = make(chan struct{})
-	s.wire.expect(1)
-	_ = s.tcp.SetDeadline(time.Now().Add(left))
+	s.idleUntil = time.Now().Add(left)
 	h.idle = append(h.idle, s)
-	go p.watchIdle(h, s)
+	p.watchAll(h)
 	p.notifyNext(s.relay.name())
+}
+
+// watchAll watches the idle sessions of a relay, unless mails wait for connections to it: the
+// first of them takes an idle one at once.
+func (p *Pool) watchAll(h *relayConns) {
+	if len(h.waiting) > 0 {
+		return
+	}
+	for _, s := range h.idle {
+		if s.idleEnded == nil {
+			s.idleEnded = make(chan struct{})
+			s.wire.expect(1)
+			_ = s.tcp.SetDeadline(s.idleUntil)
+			go p.watchIdle(h, s, s.idleEnded)
+		}
+	}
 }
 
 // watchIdle reads from an idle session and closes it when the relay sends anything or
 // closes the connection, or when its time is over, unless Acquire has taken it before.
-func (p *Pool) watchIdle(h *relayConns, s *Session) {
-	defer close(s.idleEnded)
+func (p *Pool) watchIdle(h *relayConns, s *Session, ended chan struct{}) {
+	defer close(ended)
 	_, err := s.in.Peek(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,8 +243,7 @@ func (p *Pool) closeLater(h *relayConns, s *Session) {
 	h.closing, p.closing = h.closing+1, p.closing+1
 	go func() {
 		if s.idleEnded != nil {
-			_ = s.tcp.SetReadDeadline(time.Unix(1, 0))
-			<-s.idleEnded
+			s.endWatch()
 		}
 		s.quit()
 		p.mu.Lock()

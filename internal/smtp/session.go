@@ -29,7 +29,8 @@ type Session struct {
 	dialled   time.Duration // duration of Dial
 	mails     int           // transactions so far, successful or not
 	key       poolKey       // which mails may reuse it
-	idleEnded chan struct{} // closed when Pool.watchIdle has returned
+	idleUntil time.Time     // when the pool closes it, if it is idle until then
+	idleEnded chan struct{} // closed when Pool.watchIdle has returned; nil if it does not watch
 
 	tcp    net.Conn             // the socket, which abort closes directly
 	wire   *wire                // the connection in use: tcp, or TLS over it

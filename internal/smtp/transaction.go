@@ -184,14 +184,28 @@ func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 			return refuse(verdict.SMTPValidation, s.address+" does not offer SMTPUTF8, which an address with non-ASCII letters before the @ needs; use another address or another relay, then replay")
 		}
 	}
-	lines := bytes.Count(raw, []byte("\n"))
-	if bytes.Count(raw, []byte("\r\n")) != lines || bytes.Count(raw, []byte("\r")) != lines {
+	if !endsLinesWithCRLF(raw) {
 		return refuse(verdict.SMTPPayload, "the rendered mail has a line that does not end in CRLF, which some relays would read as the end of the mail; this is a bug in Certpost, please report it")
 	}
 	if limit := s.offers.SizeLimit(); limit > 0 && len(raw) > limit {
 		return refuse(verdict.SMTPPermanent, fmt.Sprintf("the mail has %d bytes, but %s accepts at most %d (SIZE); raise the relay's limit or choose a smaller payload, then replay", len(raw), s.address, limit))
 	}
 	return nil
+}
+
+// endsLinesWithCRLF reports whether each CR of a mail stands before an LF, and each LF after a CR.
+func endsLinesWithCRLF(raw []byte) bool {
+	lines := 0
+	for rest := raw; ; lines++ {
+		end := bytes.IndexByte(rest, '\n')
+		if end < 0 {
+			return bytes.Count(raw, []byte("\r")) == lines
+		}
+		if end == 0 || rest[end-1] != '\r' {
+			return false
+		}
+		rest = rest[end+1:]
+	}
 }
 
 // envelopeCommand is one command of the envelope.

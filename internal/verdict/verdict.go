@@ -6,7 +6,6 @@ package verdict
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"maps"
 	"slices"
@@ -405,9 +404,9 @@ type Attempt struct {
 	// PossibleDuplicate marks a mail whose earlier outcome is unknown: it gets the
 	// same Message-ID, and a header that says so.
 	PossibleDuplicate bool
-	// Parsed, when not nil, is called with the leaf in the event's text when it was parsed, before
-	// Claim.
-	Parsed func(leaf *x509.Certificate)
+	// Parsed, when not nil, is called with the certificate in the event's text when it was parsed,
+	// before Claim.
+	Parsed func(*Certificate)
 	// Claim is called after the relay has accepted the envelope and before any content
 	// is sent; when it fails, nothing may be sent. until is the time by which the outcome
 	// will be known. It is called again if the relay then refuses and the same attempt
