@@ -109,8 +109,8 @@ func TestWatch(t *testing.T) {
 	}
 	defer systemd.Close()
 	w := p.watch([]string{"NOTIFY_SOCKET=" + socket}, "--interval", "1h", "--label", "env=prod")
-	ready := make([]byte, 100)
-	if n, err := systemd.Read(ready); err != nil || string(ready[:n]) != "READY=1" {
+	ready := make([]byte, 1000)
+	if n, err := systemd.Read(ready); err != nil || !strings.HasPrefix(string(ready[:n]), "READY=1\nSTATUS=watching ") {
 		t.Errorf("systemd was told %q, %v", ready[:n], err)
 	}
 	w.until("what was there", func() bool { return lengthOf(t, stream) == 2 })
