@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/certpost/certpost/internal/lab"
 )
 
@@ -111,6 +113,30 @@ func TestNewSupervisor(t *testing.T) {
 	} {
 		if got := newSupervisor(strings.Fields(env)); got != want {
 			t.Errorf("%s: %+v, want %+v", env, got, want)
+		}
+	}
+}
+
+// The units call the program as it can be called.
+func TestUnitsCallTheProgram(t *testing.T) {
+	t.Parallel()
+	units, err := filepath.Glob(root + "/deployments/systemd/*.service")
+	if err != nil || len(units) < 2 {
+		t.Fatalf("found %q, %v", units, err)
+	}
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, line, found := strings.Cut(string(text), "\nExecStart=certpost ")
+		line, _, _ = strings.Cut(line, "\n")
+		parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(strings.Fields(line)); !found || err != nil {
+			t.Errorf("%s: %s: %v", unit, line, err)
 		}
 	}
 }

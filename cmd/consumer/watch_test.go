@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go/jetstream"
 	gopkcs12 "software.sslmate.com/src/go-pkcs12"
 
@@ -256,23 +255,5 @@ func TestWatchStoresKeys(t *testing.T) {
 	stored := vault.Call(t, "GET", "secret/data/certs/p12.example.com", nil)["data"].(map[string]any)["data"].(map[string]any)
 	if stored["private_key"] != string(lab.KeyPEM(t, leaf.Key)) {
 		t.Error("Vault does not have the key of the PKCS#12 file")
-	}
-}
-
-// The unit for systemd calls the program as it can be called.
-func TestWatchUnit(t *testing.T) {
-	t.Parallel()
-	unit, err := os.ReadFile(root + "/examples/certpost-watch.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, line, found := strings.Cut(string(unit), "\nExecStart=/usr/local/bin/certpost ")
-	line, _, _ = strings.Cut(line, "\n")
-	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if k, err := parser.Parse(strings.Fields(line)); !found || err != nil || !strings.HasPrefix(k.Command(), "watch ") {
-		t.Errorf("%s: %v", line, err)
 	}
 }

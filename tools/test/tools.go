@@ -29,6 +29,7 @@ var tools = []tool{
 	{module: "vault", programs: []string{"vault-dev"}, pkg: "."},
 	{module: "cloudevents", programs: []string{"cloudevents-publish"}, pkg: "."},
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
+	{module: "nfpm", programs: []string{"nfpm"}, pkg: "tool"},
 }
 
 // buildTools builds the tools that are missing or whose source has changed.
