@@ -63,6 +63,7 @@ var needs = []need{
 	{"lintian", []string{"lintian"}, "the Debian package"},
 	{"rpm", []string{"rpm"}, "the RPM package"},
 	{"systemd-analyze", []string{"systemd"}, "units for systemd"},
+	{"systemd-nspawn", []string{"systemd-container"}, "units in a booted systemd"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 
