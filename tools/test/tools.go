@@ -29,6 +29,7 @@ var tools = []tool{
 	{module: "vault", programs: []string{"vault-dev"}, pkg: "."},
 	{module: "cloudevents", programs: []string{"cloudevents-publish"}, pkg: "."},
 	{module: "dex", programs: []string{"dex-dev"}, pkg: "."},
+	{module: "containers", programs: []string{"containers-check"}, pkg: "."},
 	{module: "nfpm", programs: []string{"nfpm"}, pkg: "tool"},
 }
 
