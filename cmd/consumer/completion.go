@@ -23,13 +23,13 @@ _certpost() {
 complete -o default -F _certpost certpost
 `,
 	"zsh": `#compdef certpost
-# source <(certpost completion zsh)
+# source <(certpost completion zsh), or the file _certpost in a directory of fpath
 _certpost() {
   local -a candidates
   candidates=("${(@f)$(certpost complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
   if [[ -n "${candidates[1]}" ]]; then compadd -- "${candidates[@]}"; else _files; fi
 }
-compdef _certpost certpost
+if [[ $funcstack[1] == _certpost ]]; then _certpost "$@"; else compdef _certpost certpost; fi
 `,
 	"fish": `# certpost completion fish | source
 complete -c certpost -f -a '(certpost complete -- (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)'

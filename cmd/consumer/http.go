@@ -207,12 +207,13 @@ type health struct {
 
 // handleHealth registers the probes. Anyone may read whether the process is alive and
 // ready; the others name relays and require access.
-func handleHealth(guard *access.Access, s *instance, registry *prometheus.Registry) {
+func handleHealth(guard *access.Access, s *instance, registry *prometheus.Registry) *health {
 	h := &health{s: s, guard: guard}
 	guard.HandleProbe("GET /livez", access.Anyone, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "alive\n") }))
 	guard.HandleProbe("GET /readyz", access.Anyone, http.HandlerFunc(h.readyz))
 	guard.HandleProbe("GET /healthz", access.Viewer, http.HandlerFunc(h.healthz))
 	guard.HandleProbe("GET /metrics", access.Viewer, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return h
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

@@ -71,6 +71,7 @@ type cli struct {
 	Restore      restoreCmd      `cmd:"" help:"Make the streams of a backup in an empty NATS."`
 	Completion   completionCmd   `cmd:"" help:"Print the script that completes commands in bash, zsh or fish."`
 	Complete     completeCmd     `cmd:"" hidden:""`
+	Man          manCmd          `cmd:"" help:"Print the manual page."`
 	Help         helpCmd         `cmd:"" help:"Show the help of a command."`
 	Version      versionCmd      `cmd:"" help:"Print the version."`
 }

@@ -61,6 +61,7 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	defer s.close()
+	defer s.underSystemd(a)()
 	log.Info().Str("version", programVersion()).Str("nats", s.broker.URL()).Str("http", s.http.address()).
 		Int("targets", len(cfg.Book.Current().All())).Int("pid", os.Getpid()).Msg("certpost is up")
 	err = s.run(a.ctx)
@@ -68,6 +69,24 @@ func (c *runCmd) Run(a *app) error {
 		log.Info().Msg("certpost has stopped; unfinished deliveries continue at the next start")
 	}
 	return err
+}
+
+// underSystemd tells systemd, if it has started this process, that the program is up, then that
+// it lives, and that it stops. What it returns ends that.
+func (s *instance) underSystemd(a *app) (end func()) {
+	systemd := newSupervisor(a.env)
+	systemd.ready("pages on " + s.http.address() + ", NATS " + s.broker.URL())
+	forget := context.AfterFunc(a.ctx, systemd.stopping)
+	// While mails in progress are finished, the watchdog waits for signs of life, too.
+	living, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
+	var wg sync.WaitGroup
+	// Whatever the checks find, they have to come to an end: they take every lock of the work.
+	wg.Go(func() { systemd.watch(living, func(ctx context.Context) { s.health.examine(ctx) }) })
+	return func() {
+		forget()
+		cancel()
+		wg.Wait()
+	}
 }
 
 // instance is the running program: everything that `run` and `demo` share.
@@ -82,6 +101,7 @@ type instance struct {
 	auditor  *broker.Auditor
 	alerts   *alert.Engine // nil: nobody is told
 	http     *httpServer
+	health   *health
 	seen     *visitors
 	keys     *keyWatch
 	onHost   *hostWatch
@@ -144,7 +164,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 		return s, err
 	}
 	s.http = server
-	handleHealth(guard, s, registry.Registry)
+	s.health = handleHealth(guard, s, registry.Registry)
 	if err = s.serveIngest(guard, registry); err != nil {
 		return s, err
 	}

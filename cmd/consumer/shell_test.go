@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/verdict"
@@ -60,10 +62,70 @@ func TestCompletionInBash(t *testing.T) {
 	if out, err := shell.CombinedOutput(); err != nil || string(out) != "discard\n" {
 		t.Errorf("%q, %v", out, err)
 	}
-	for _, name := range []string{"zsh", "fish"} {
-		if out := command(t, nil, "completion", name).done(t); !strings.Contains(out, "certpost complete -- ") {
-			t.Errorf("the script for %s:\n%s", name, out)
+}
+
+// Fish and zsh ask the built program, from the files that packages install.
+func TestCompletionInFishAndZsh(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Symlink(lab.Build(t), filepath.Join(dir, "certpost")); err != nil {
+		t.Fatal(err)
+	}
+	for shell, script := range map[string]string{
+		"fish": `source $argv[1]; complete -C "certpost dead-letters dis"`,
+		// compadd, which only works while a user types, prints instead.
+		"zsh": `fpath=(${1:h} $fpath); compadd() { shift; print -l -- "$@" }; words=(certpost dead-letters dis) CURRENT=3; autoload -Uz _certpost; _certpost`,
+	} {
+		file := filepath.Join(dir, map[string]string{"fish": "certpost.fish", "zsh": "_certpost"}[shell])
+		lab.Write(t, file, []byte(command(t, nil, "completion", shell).done(t)))
+		args := []string{"-c", script, file}
+		if shell == "zsh" {
+			args = []string{"-f", "-c", script, "zsh", file}
 		}
+		cmd := exec.CommandContext(t.Context(), lab.Need(t, shell), args...)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "discard\n" {
+			t.Errorf("%s: %q, %v", shell, out, err)
+		}
+	}
+}
+
+// The page has every command and every flag of the help, and nothing that groff complains about.
+func TestManPage(t *testing.T) {
+	t.Parallel()
+	source := command(t, nil, "man").done(t)
+	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	groff := exec.CommandContext(t.Context(), lab.Need(t, "groff"), "-man", "-Tascii", "-ww", "-P-cbou")
+	groff.Stdin = strings.NewReader(source)
+	var complaints, shown strings.Builder
+	groff.Stdout, groff.Stderr = &shown, &complaints
+	if err := groff.Run(); err != nil || complaints.String() != "" {
+		t.Fatalf("groff: %v\n%s", err, complaints.String())
+	}
+	lines := map[string]bool{}
+	for line := range strings.Lines(shown.String()) {
+		lines[strings.TrimSpace(line)] = true
+	}
+	for _, leaf := range parser.Model.Leaves(true) {
+		if name := strings.TrimPrefix(leaf.FullPath(), "certpost "); !lines[name] {
+			t.Errorf("the page has no section %q", name)
+		}
+		for node := leaf; node != nil; node = node.Parent {
+			for _, f := range node.Flags {
+				if !f.Hidden && !strings.Contains(shown.String(), "--"+f.Name) {
+					t.Errorf("the page has no --%s", f.Name)
+				}
+			}
+		}
+	}
+	if strings.Contains(shown.String(), " complete [") {
+		t.Error("the page has a command that is hidden")
+	}
+	if got := roff(".a's `b`\n.c\\^~-"); got != `\&.a\(aqs \(gab\(ga`+"\n"+`\&.c\e\(ha\(ti\-` {
+		t.Errorf("roff: %s", got)
 	}
 }
 

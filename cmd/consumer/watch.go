@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -132,9 +133,14 @@ func (w *dirWatcher) run(ctx context.Context) error {
 		changes = notices.C
 	}
 	w.log.Info().Strs("directories", w.cmd.Dir).Str("spool", w.cfg.spool().Dir()).Str("version", programVersion()).Int("pid", os.Getpid()).Msg("certpost watch is up")
-	systemdReady()
+	systemd := newSupervisor(w.app.env)
+	systemd.ready("watching " + strings.Join(w.cmd.Dir, ", "))
+	if systemd.alive > 0 {
+		interval = min(interval, systemd.alive)
+	}
 	failed := 0
 	for {
+		systemd.signOfLife()
 		if notices != nil {
 			if err := notices.Extend(w.cmd.Dir); err != nil && w.say("notices", err.Error()) {
 				w.log.Warn().Err(err).Msg("changes in some directories are found only at each interval (fs.inotify.max_user_watches may be too low)")

@@ -60,6 +60,13 @@ var needs = []need{
 	{"unzip", []string{"unzip"}, "the commands in mails that open archives"},
 	{"setsid", []string{"util-linux"}, "the commands in mails, without a terminal"},
 	{"promtool", []string{"prometheus"}, "alerts"},
+	{"groff", []string{"groff-base"}, "the manual page"},
+	{"zsh", []string{"zsh"}, "completion in zsh"},
+	{"fish", []string{"fish"}, "completion in fish"},
+	{"lintian", []string{"lintian"}, "the Debian package"},
+	{"rpm", []string{"rpm"}, "the RPM package"},
+	{"systemd-analyze", []string{"systemd"}, "units for systemd"},
+	{"systemd-nspawn", []string{"systemd-container"}, "units in a booted systemd"},
 	{"keytool", []string{"default-jre-headless"}, "reading PKCS#12 with Java"},
 }
 

@@ -35,6 +35,8 @@ var tools = []tool{
 	{module: "stepca", programs: []string{"step-ca-dev"}, pkg: "."},
 	{module: "consultemplate", programs: []string{"consul-template"}, pkg: "tool"},
 	{module: "step", programs: []string{"step-dev"}, pkg: "."},
+	{module: "containers", programs: []string{"containers-check"}, pkg: "."},
+	{module: "nfpm", programs: []string{"nfpm"}, pkg: "tool"},
 }
 
 // buildTools builds the tools that are missing or whose source has changed.
