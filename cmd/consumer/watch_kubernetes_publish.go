@@ -1,0 +1,395 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/secrets"
+)
+
+// kubeWatcher publishes the certificates of secrets. It keeps nothing on disk: the secrets are the
+// store, and who leads next reads them again (docs/decisions/0096).
+type kubeWatcher struct {
+	app    *app
+	cmd    *watchKubernetesCmd
+	helper string // path
+	log    zerolog.Logger
+
+	metrics kubeMetrics
+
+	mu       sync.Mutex // for the HTTP server
+	role     string     // kubeLeading, kubeStandby; "" before the helper has said
+	holder   string     // of the lease, if this is a standby
+	complete bool       // all secrets were reported
+	trouble  string     // with Kubernetes
+	failing  string     // why something waits: NATS, Vault
+	secrets  map[string]*kubeSecret
+}
+
+func newKubeWatcher(a *app, c *watchKubernetesCmd, helper string) (*kubeWatcher, error) {
+	cfg, _ := loadConnection(a.config, a.env)
+	w := &kubeWatcher{app: a, cmd: c, helper: helper, log: a.logger(cfg.Log), secrets: map[string]*kubeSecret{}}
+	w.metrics = newKubeMetrics(w)
+	return w, nil
+}
+
+// serve runs the helper until it ends, and publishes what it reports.
+func (w *kubeWatcher) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	h, err := startHelper(ctx, w.helper, w.cmd.helperArgs(), w.app.env, warnings{w.log})
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer func() {
+		cancel()
+		for range h.lines { // until it has ended
+		}
+	}()
+	failed, next := 0, time.Time{}
+	for {
+		var due <-chan time.Time
+		if w.waiting() > 0 {
+			due = time.After(time.Until(next))
+		} else if w.cmd.Once && w.isComplete() {
+			return w.outcome()
+		}
+		select {
+		case l, running := <-h.lines:
+			if !running {
+				return cmp.Or(<-h.ended, errors.New("certpost-kubernetes has ended"))
+			}
+			if changed := w.take(&l); changed {
+				// A burst, such as at the start, is published with one connection.
+				failed, next = 0, time.Now().Add(kubeBurst)
+			}
+		case <-due:
+			if w.publishWaiting(ctx, h) {
+				failed = 0
+				continue
+			}
+			if w.cmd.Once && w.isComplete() {
+				return w.outcome()
+			}
+			next = time.Now().Add(backoff.Jitter(time.Second << min(failed, 5)))
+			failed++
+		}
+	}
+}
+
+// kubeBurst is how long more lines are waited for before a publication.
+const kubeBurst = 50 * time.Millisecond
+
+// ended notes that the helper has ended. What it has reported is read again.
+func (w *kubeWatcher) ended(err error) {
+	w.log.Error().Err(err).Msg("the connection to Kubernetes has ended; starting it again")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.role, w.complete, w.trouble = "", false, err.Error()
+}
+
+// take notes what the helper reports. It returns whether there is something new to publish.
+func (w *kubeWatcher) take(l *kubeLine) (changed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch l.Type {
+	case kubeHello:
+		w.trouble = ""
+	case kubeStandby:
+		if w.role != kubeStandby || w.holder != l.Holder {
+			w.log.Info().Str("leader", printable(l.Holder)).Msg("another replica publishes, or none yet; waiting")
+		}
+		for _, s := range w.secrets {
+			s.forget()
+		}
+		w.role, w.holder, w.complete, w.failing = kubeStandby, l.Holder, false, ""
+		clear(w.secrets)
+	case kubeLeading:
+		w.log.Info().Msg("this replica publishes")
+		w.role, w.holder, w.complete = kubeLeading, "", false
+		for _, s := range w.secrets {
+			s.seen = false
+		}
+	case kubeFound:
+		return w.role == kubeLeading && w.found(l)
+	case kubeGone:
+		w.gone(l.secretID())
+	case kubeComplete:
+		for id, s := range w.secrets {
+			if !s.seen {
+				w.gone(id)
+			}
+		}
+		w.complete = true
+		w.log.Info().Int("secrets", len(w.secrets)).Msg("all secrets are known")
+	case kubeTrouble:
+		if w.trouble != l.Text && l.Text != "" {
+			w.log.Error().Str("reason", printable(l.Text)).Msg("Kubernetes cannot be watched; trying again")
+		} else if w.trouble != "" && l.Text == "" {
+			w.log.Info().Msg("Kubernetes can be watched again")
+		}
+		w.trouble = l.Text
+	}
+	return false
+}
+
+// found notes a secret that exists.
+func (w *kubeWatcher) found(l *kubeLine) (changed bool) {
+	digest, now := l.content(), time.Now()
+	before := w.secrets[l.secretID()]
+	if before != nil && before.digest == digest && (before.state != kubeRefused || now.Sub(before.since) < refusalLife) {
+		before.seen = true
+		clear(l.PrivateKey)
+		return false
+	}
+	s := &kubeSecret{kubeLine: *l, state: kubeWaiting, digest: digest, leaf: sha256.Sum256(l.Certificate), since: now, seen: true}
+	if before != nil {
+		if before.state == kubeWaiting && before.leaf != s.leaf {
+			w.lost(before, "replaced")
+		}
+		if before.digest == digest {
+			s.reason = before.reason // it is not said again
+		}
+		before.forget()
+	}
+	w.secrets[l.secretID()] = s
+	return true
+}
+
+// gone notes that a secret does not exist any more, or is not to be published.
+func (w *kubeWatcher) gone(id string) {
+	s := w.secrets[id]
+	if s == nil {
+		return
+	}
+	if s.state == kubeWaiting {
+		w.lost(s, "deleted")
+	}
+	s.forget()
+	delete(w.secrets, id)
+}
+
+// lost says that a certificate was not published and never will be.
+func (w *kubeWatcher) lost(s *kubeSecret, how string) {
+	w.metrics.lost.WithLabelValues(how).Inc()
+	w.log.Warn().Str("secret", s.secretID()).Str("reason", s.reason).Msg("the secret was " + how + " before its certificate could be published")
+}
+
+// publishWaiting publishes what waits, oldest first, and reports whether nothing waits any more.
+func (w *kubeWatcher) publishWaiting(ctx context.Context, h *helperProcess) (done bool) {
+	var waiting []*kubeSecret
+	w.mu.Lock()
+	for _, s := range w.secrets {
+		if s.state == kubeWaiting {
+			waiting = append(waiting, s)
+		}
+	}
+	w.mu.Unlock()
+	slices.SortFunc(waiting, func(a, b *kubeSecret) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.secretID(), b.secretID()))
+	})
+	cfg, problems := loadConnection(w.app.config, w.app.env)
+	a := *w.app
+	a.ctx, a.stderr = ctx, warnings{w.log}
+	if err := a.usable(problems); err != nil {
+		w.fails(errors.New("the configuration is not valid"), waiting...)
+		return false
+	}
+	out := a.outbox(cfg, func(text string) { w.log.Warn().Msg(text) })
+	defer out.close()
+	dialing, cancel := context.WithTimeout(ctx, watchFlush)
+	defer cancel()
+	connected := out.dial(dialing)
+	done = true
+	var failure error
+	for _, s := range waiting {
+		id, known, err := "", false, connected
+		publish, p, refusal := w.cmd.publication(s)
+		if refusal == nil {
+			refusal = w.permitted(&a, cfg, publish, p)
+		}
+		if refusal == nil && err == nil {
+			if id, known, err = w.publishOne(ctx, out, publish, p, s); broker.Unpublishable(err) {
+				refusal = err
+			}
+		}
+		switch {
+		case refusal != nil: // also while NATS is away
+			w.refused(h, s, refusal)
+		case err != nil:
+			done, failure = false, err
+			w.fails(err, s)
+			if connected == nil && (ctx.Err() != nil || out.broker.Disconnected() != nil) {
+				connected = err
+			}
+		default:
+			w.published(h, s, id, known)
+		}
+	}
+	if failure == nil {
+		w.works()
+	}
+	return done
+}
+
+// permitted refuses what `certpost publish` would refuse.
+func (w *kubeWatcher) permitted(a *app, cfg *Config, publish *publishCmd, p publication) error {
+	err := publish.check(a, cfg, p)
+	if err == nil && publish.StoreKey != "" {
+		leaf, _ := p.ev.Leaf() // publication has read it
+		ref, place := publish.storePlace(p, leaf)
+		if place != nil {
+			return place
+		}
+		named := *p.ev
+		named.PrivateKey = eventReference(ref)
+		if problems := closed(cfg, &named); len(problems) > 0 {
+			return fmt.Errorf("--store-key: %s", problems[0])
+		}
+	}
+	return err
+}
+
+// publishOne stores the key, then publishes the event, unless it was published before.
+func (w *kubeWatcher) publishOne(ctx context.Context, out *outbox, publish *publishCmd, p publication, s *kubeSecret) (id string, known bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	if publish.StoreKey != "" {
+		if p.ev.PrivateKey, err = storeKubeKey(ctx, out, publish, p, s.PrivateKey); err != nil {
+			return "", false, fmt.Errorf("store the private key: %w", err)
+		}
+	}
+	p.ev.Time = time.Now().UTC().Truncate(time.Millisecond)
+	ev, err := decoded(p.ev)
+	if err != nil {
+		return "", false, err
+	}
+	// Another replica, or this one before it was restarted, may have published it.
+	if out.broker.Known(ctx, ev) {
+		return ev.ID, true, nil
+	}
+	_, duplicate, err := out.broker.Publish(ctx, ev)
+	return ev.ID, duplicate, err
+}
+
+// storeKubeKey writes the private key to Vault and returns its reference, with the version. Nothing
+// is written if it is there already.
+func storeKubeKey(ctx context.Context, out *outbox, publish *publishCmd, p publication, key []byte) (*events.Reference, error) {
+	leaf, err := p.ev.Leaf()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := publish.storePlace(p, leaf)
+	if err != nil {
+		return nil, err
+	}
+	if err := out.openKeys(); err != nil {
+		return nil, err
+	}
+	written, err := out.keys.Put(ctx, ref, secrets.New(key))
+	if err != nil {
+		return nil, err
+	}
+	clear(written.Before.Reveal())
+	stored := eventReference(ref)
+	stored.Vault.Version = written.Version
+	return stored, nil
+}
+
+// published notes that a secret's certificate is in the stream.
+func (w *kubeWatcher) published(h *helperProcess, s *kubeSecret, id string, known bool) {
+	log := w.log.Info().Str("secret", s.secretID()).Str("event", id)
+	if known {
+		log.Msg("it was published before")
+	} else {
+		w.metrics.published.Inc()
+		log.Msg("published")
+		h.note(kubeNote{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Text: "Certificate published as event " + id})
+	}
+	w.settle(s, kubePublished, "")
+}
+
+// refused notes that a secret cannot be published as it is. It is looked at again when it changes,
+// and after a while: its targets may be defined meanwhile.
+func (w *kubeWatcher) refused(h *helperProcess, s *kubeSecret, reason error) {
+	text := printable(reasonOf(reason))
+	if s.reason != text {
+		w.log.Warn().Str("secret", s.secretID()).Str("reason", text).Msg("not published")
+		h.note(kubeNote{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Refused: true, Text: "Certificate not published: " + text})
+	}
+	w.settle(s, kubeRefused, text)
+}
+
+func (w *kubeWatcher) settle(s *kubeSecret, state kubeState, reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.state, s.reason, s.since = state, reason, time.Now()
+	s.forget()
+}
+
+// fails notes why secrets wait. The same reason is logged once.
+func (w *kubeWatcher) fails(err error, waiting ...*kubeSecret) {
+	w.metrics.failures.Inc()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text := printable(err.Error())
+	if w.failing != text {
+		w.log.Warn().Str("reason", text).Int("secrets", len(waiting)).Msg("certificates cannot be published; trying again")
+	}
+	w.failing = text
+	for _, s := range waiting {
+		s.reason = text
+	}
+}
+
+// works notes that nothing waits because of a failure.
+func (w *kubeWatcher) works() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failing != "" {
+		w.log.Info().Msg("certificates can be published again")
+	}
+	w.failing = ""
+}
+
+func (w *kubeWatcher) isComplete() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.complete
+}
+
+// outcome is the result of --once.
+func (w *kubeWatcher) outcome() error {
+	n := w.counts()
+	switch {
+	case n[kubeWaiting] > 0:
+		fmt.Fprintf(w.app.stderr, "certpost: %s not published yet; the next run tries again\n", count(n[kubeWaiting], "certificate is", "certificates are"))
+		return &failure{code: exitKept}
+	case n[kubeRefused] > 0:
+		return &failure{exitFailed, fmt.Errorf("%s refused", count(n[kubeRefused], "certificate was", "certificates were"))}
+	}
+	return nil
+}
+
+func (w *kubeWatcher) waiting() int { return w.counts()[kubeWaiting] }
+
+func (w *kubeWatcher) counts() map[kubeState]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := map[kubeState]int{}
+	for _, s := range w.secrets {
+		n[s.state]++
+	}
+	return n
+}
