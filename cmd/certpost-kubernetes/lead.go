@@ -12,13 +12,12 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// Durations of an election, the defaults of Kubernetes' own controllers. A leader that cannot renew
-// its lease stops before another one may take it.
-const (
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
-)
+// terms are the durations of an election.
+type terms struct{ lease, renew, retry time.Duration }
+
+// usualTerms are those of Kubernetes' own controllers. A leader that cannot renew its lease stops
+// before another one may take it.
+var usualTerms = terms{lease: 15 * time.Second, renew: 10 * time.Second, retry: 2 * time.Second}
 
 // elect calls lead while this process holds the lease, until the context ends. Two leaders at once,
 // after a clock has jumped, publish the same events under the same ids.
@@ -32,7 +31,7 @@ func elect(ctx context.Context, client coordinationv1.LeasesGetter, o options, r
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Lock: lock, Name: o.lease, ReleaseOnCancel: true,
-			LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+			LeaseDuration: o.terms.lease, RenewDeadline: o.terms.renew, RetryPeriod: o.terms.retry,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(ctx context.Context) {
 					one.Lock()

@@ -36,9 +36,11 @@ type options struct {
 	leaseNamespace string // "": that of this pod
 	identity       string // of this process in the election
 	resync         time.Duration
+	terms          terms
 }
 
 func main() {
+	quiet()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := parse(os.Args[1:])
@@ -55,8 +57,11 @@ func main() {
 	}
 }
 
+// quiet discards what Kubernetes' libraries log: what is wrong is reported, once.
+func quiet() { klog.SetLoggerWithOptions(klog.Logger{}, klog.ContextualLogger(true)) }
+
 func parse(args []string) (options, error) {
-	var o options
+	o := options{terms: usualTerms}
 	flags := flag.NewFlagSet("certpost-kubernetes", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "")
@@ -128,8 +133,6 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 // connection returns how to reach the API server, and the namespace of this pod or of the
 // kubeconfig's context.
 func connection(kubeconfig string) (*rest.Config, string, error) {
-	klog.SetOutput(io.Discard) // what is wrong is reported; libraries say the same again and again
-	klog.LogToStderr(false)
 	rules := clientcmd.NewDefaultClientConfigLoadingRules() // KUBECONFIG, ~/.kube/config, else the pod's service account
 	rules.ExplicitPath = kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -72,7 +73,8 @@ func (w *watcher) listWatch(namespace string) *cache.ListWatch {
 		o.LabelSelector, o.FieldSelector = w.selector, "type="+string(corev1.SecretTypeTLS)
 	})
 	result := func(ctx context.Context, err error) {
-		if ctx.Err() == nil {
+		// Servers before 1.34 refuse a watch that begins with what exists; a list follows.
+		if ctx.Err() == nil && !apierrors.IsInvalid(err) {
 			w.troubled(w.task(namespace), err)
 		}
 	}
