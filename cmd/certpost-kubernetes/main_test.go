@@ -72,6 +72,9 @@ func (r *running) want(types ...string) (last line) {
 }
 
 // Secrets are reported when they exist, change, come back after a lost watch, and go.
+//
+// Fault: Kubernetes' API server ends its watches, or forbids them. Result: reported; what has changed
+// meanwhile is found.
 func TestReports(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
@@ -165,7 +168,9 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-// One of two replicas leads. The other one takes over when it ends, and reports all secrets.
+// One of two replicas leads. The other one takes over when it ends.
+//
+// Fault: the replica that publishes ends. Result: another one reports all secrets.
 func TestElection(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

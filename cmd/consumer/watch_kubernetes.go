@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,8 +13,6 @@ import (
 	"runtime"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nuid"
 
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/events"
@@ -135,7 +134,7 @@ func isProgram(path string) bool {
 
 // helperArgs are the flags for certpost-kubernetes.
 func (c *watchKubernetesCmd) helperArgs() []string {
-	args := []string{"-selector", c.Selector, "-resync", c.Interval.String(), "-identity", hostname() + "_" + nuid.Next()}
+	args := []string{"-selector", c.Selector, "-resync", c.Interval.String(), "-identity", hostname() + "_" + rand.Text()}
 	if c.Kubeconfig != "" {
 		args = append(args, "-kubeconfig", c.Kubeconfig)
 	}

@@ -201,8 +201,8 @@ func (k *kubeWatching) file(name string) string {
 // One event for each certificate of a secret, with the key in Vault; resyncs and restarts publish
 // nothing again, renewals and other targets do.
 //
-// Fault: NATS is away while a secret is issued, the helper dies, another replica takes over. Result:
-// the event is published once NATS is back, and once.
+// Fault: NATS is away when a secret of Kubernetes changes, certpost-kubernetes dies, another replica
+// takes over. Result: the certificate is published once that is possible, and only once.
 func TestWatchKubernetes(t *testing.T) {
 	t.Parallel()
 	vault := lab.Vault(t)
@@ -299,9 +299,11 @@ func TestWatchKubernetes(t *testing.T) {
 // Secrets that cannot be published as they are do not stop the others, and say why: in the log, in
 // Kubernetes' events, and in metrics.
 //
-// Fault: a secret is garbage, half written, of other types of annotations, deleted or replaced before
-// it is published. Result: it is refused with the reason and published when it is right; what never
-// can be published is logged and counted.
+// Fault: a secret of Kubernetes is garbage, half written, for an unknown target. Result: refused with
+// the reason, and published once it is right.
+//
+// Fault: a secret of Kubernetes is deleted or replaced before its certificate could be published.
+// Result: logged and counted.
 func TestWatchKubernetesRefuses(t *testing.T) {
 	t.Parallel()
 	addr := lab.FreeAddress(t)
