@@ -31,13 +31,14 @@ type api struct {
 	secrets map[string]*corev1.Secret
 	leases  map[string]*coordinationv1.Lease
 	notes   []corev1.Event
+	maps    map[string]*corev1.ConfigMap
 	watches []chan metav1.WatchEvent
 	deny    string // the resource whose requests are forbidden
 	queries []string
 }
 
 func newAPI(t *testing.T) *api {
-	a := &api{t: t, secrets: map[string]*corev1.Secret{}, leases: map[string]*coordinationv1.Lease{}}
+	a := &api{t: t, secrets: map[string]*corev1.Secret{}, leases: map[string]*coordinationv1.Lease{}, maps: map[string]*corev1.ConfigMap{}}
 	a.Server = httptest.NewServer(a)
 	t.Cleanup(func() { a.endWatches(); a.CloseClientConnections(); a.Close() })
 	return a
@@ -140,6 +141,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.read(r, e)
 		a.notes = append(a.notes, *e)
 		answer(http.StatusCreated, e)
+	case resource == "configmaps":
+		a.serveMap(r, name, answer, refuse)
 	case resource == "leases":
 		a.serveLease(r, name, answer, refuse)
 	case r.URL.Query().Get("sendInitialEvents") == "true": // an older server
@@ -170,6 +173,39 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(http.StatusOK, list)
 	}
+}
+
+func (a *api) serveMap(r *http.Request, name string, answer func(int, any), refuse func(int, metav1.StatusReason)) {
+	m := &corev1.ConfigMap{}
+	if r.Method != http.MethodGet {
+		a.read(r, m)
+		name = m.Name
+	}
+	there := a.maps[name]
+	switch {
+	case r.Method == http.MethodGet && there == nil:
+		refuse(http.StatusNotFound, metav1.StatusReasonNotFound)
+	case r.Method == http.MethodGet:
+		answer(http.StatusOK, there)
+	case r.Method == http.MethodPut && there.ResourceVersion != m.ResourceVersion:
+		refuse(http.StatusConflict, metav1.StatusReasonConflict)
+	default:
+		a.version++
+		m.ResourceVersion = fmt.Sprint(a.version)
+		m.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}
+		a.maps[name] = m
+		answer(http.StatusOK, m)
+	}
+}
+
+// remembered is the content of a ConfigMap.
+func (a *api) remembered(name string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.maps[name] == nil {
+		return ""
+	}
+	return fmt.Sprint(a.maps[name].Data)
 }
 
 // read decodes a body, which is JSON or protobuf.

@@ -22,7 +22,8 @@ type note struct {
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
 	Refused   bool   `json:"refused"` // else it is published
-	Text      string `json:"text"`
+	Digest    string `json:"digest"`  // of what is published
+	Text      string `json:"text"`    // for an event; "" writes none
 }
 
 // maxMessage bounds the message of an event (Kubernetes' own limit, in bytes).
@@ -32,12 +33,19 @@ const maxMessage = 1024
 // courtesy: without the right to write them, all else works.
 type noteWriter struct {
 	events corev1client.EventsGetter
+	memory *memory
 	failed bool
 }
 
 func (w *noteWriter) write(ctx context.Context, text []byte) {
 	var n note
-	if err := json.Unmarshal(text, &n); err != nil || w.failed {
+	if err := json.Unmarshal(text, &n); err != nil {
+		return
+	}
+	if n.Digest != "" {
+		w.memory.set(n.Namespace, n.Name, n.Digest)
+	}
+	if n.Text == "" || w.failed {
 		return
 	}
 	now := metav1.Now()

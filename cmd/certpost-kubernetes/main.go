@@ -15,7 +15,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -35,6 +34,7 @@ type options struct {
 	lease          string // "" does without an election
 	leaseNamespace string // "": that of this pod
 	identity       string // of this process in the election
+	memory         string // ConfigMap in leaseNamespace; "" remembers nothing
 	resync         time.Duration
 	terms          terms
 }
@@ -71,6 +71,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.lease, "lease", "", "")
 	flags.StringVar(&o.leaseNamespace, "lease-namespace", "", "")
 	flags.StringVar(&o.identity, "identity", "", "")
+	flags.StringVar(&o.memory, "memory", "", "")
 	flags.DurationVar(&o.resync, "resync", 10*time.Minute, "")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -113,14 +114,18 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 	case len(o.namespaces) == 0:
 		o.namespaces = []string{own}
 	}
+	var m *memory
+	if o.memory != "" {
+		m = newMemory(core.ConfigMaps(o.leaseNamespace), o.memory, r)
+	}
 	go func() {
 		defer cancel() // who started this program has ended
-		notes := &noteWriter{events: core}
+		notes := &noteWriter{events: core, memory: m}
 		for lines := bufio.NewScanner(in); lines.Scan(); {
 			notes.write(ctx, lines.Bytes())
 		}
 	}()
-	w := &watcher{client: core.RESTClient(), options: o, reporter: r}
+	w := &watcher{client: core.RESTClient(), options: o, reporter: r, memory: m}
 	if o.lease == "" {
 		r.report(line{Type: typeLeading})
 		w.watch(ctx)
@@ -135,7 +140,7 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 func connection(kubeconfig string) (*rest.Config, string, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules() // KUBECONFIG, ~/.kube/config, else the pod's service account
 	rules.ExplicitPath = kubeconfig
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{})
 	cfg, err := loader.ClientConfig()
 	if err != nil {
 		return nil, "", fmt.Errorf("no way to reach Kubernetes: not in a pod with a service account, and no usable kubeconfig: %w", err)
@@ -143,9 +148,6 @@ func connection(kubeconfig string) (*rest.Config, string, error) {
 	namespace, _, err := loader.Namespace()
 	if err != nil {
 		return nil, "", err
-	}
-	if in, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace"); err == nil && kubeconfig == "" {
-		namespace = strings.TrimSpace(string(in))
 	}
 	cfg.UserAgent = "certpost-kubernetes"
 	return cfg, namespace, nil

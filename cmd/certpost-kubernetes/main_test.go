@@ -137,6 +137,77 @@ func TestResync(t *testing.T) {
 	}
 }
 
+// What was published is remembered in a ConfigMap, and forgotten with its secret. Nothing is reported
+// before it could be read.
+//
+// Fault: what was published of Kubernetes' secrets cannot be read or remembered. Result: nothing is
+// published before it can be read; what is remembered meanwhile is saved later.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.put("a", "1", nil)
+	a.put("b", "2", nil)
+	a.put("c.d", "3", nil)
+	a.forbid("configmaps")
+	o := options{kubeconfig: a.kubeconfig(), resync: time.Hour, memory: "m"}
+	r := start(t, o)
+	if l := r.want(typeLeading, typeTrouble); !strings.Contains(l.Text, "remember in the ConfigMap m what was published: ") {
+		t.Errorf("%+v", l)
+	}
+	a.forbid("")
+	if l := r.want(typeTrouble, typeSecret, typeSecret, typeSecret); l.Published != "" {
+		t.Errorf("%+v", l)
+	}
+	r.want(typeComplete)
+	tell := func(lines string) {
+		t.Helper()
+		if _, err := io.WriteString(r.in, lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until := func(want string) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); a.remembered("m") != want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s, want %s", a.remembered("m"), want)
+			}
+		}
+	}
+	tell(`{"namespace":"web","name":"a","digest":"1"}` + "\n" + `{"namespace":"web","name":"c.d","digest":"2"}` + "\n")
+	until("map[web.a:1 web.c.d:2]")
+	// Another process writes, too.
+	a.mu.Lock()
+	a.version++
+	a.maps["m"].ResourceVersion, a.maps["m"].Data["elsewhere.x"] = "1000", "9"
+	a.mu.Unlock()
+	a.forbid("configmaps")
+	tell(`{"namespace":"web","name":"b","digest":"3"}` + "\n")
+	r.want(typeTrouble)
+	a.forbid("")
+	r.want(typeTrouble)
+	until("map[elsewhere.x:9 web.a:1 web.b:3 web.c.d:2]")
+	a.remove("b")
+	r.want(typeGone)
+	until("map[elsewhere.x:9 web.a:1 web.c.d:2]")
+	// The last notes are saved at the end.
+	tell(`{"namespace":"web","name":"a","digest":"4"}` + "\n")
+	r.in.Close()
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	if got := a.remembered("m"); got != "map[elsewhere.x:9 web.a:4 web.c.d:2]" {
+		t.Error(got)
+	}
+
+	a.remove("c.d")
+	r = start(t, o)
+	if l := r.want(typeLeading, typeSecret); l.Name != "a" || l.Published != "4" {
+		t.Errorf("%+v", l)
+	}
+	r.want(typeComplete)
+	until("map[elsewhere.x:9 web.a:4]")
+}
+
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

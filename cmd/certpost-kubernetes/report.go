@@ -34,6 +34,7 @@ type line struct {
 	Annotations map[string]string `json:"annotations,omitempty"` // those of Certpost, without the prefix
 	Certificate []byte            `json:"certificate,omitempty"` // tls.crt
 	PrivateKey  []byte            `json:"private_key,omitempty"` // tls.key
+	Published   string            `json:"published,omitempty"`   // digest of the last note that said so
 	Text        string            `json:"text,omitempty"`
 }
 

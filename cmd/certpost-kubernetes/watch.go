@@ -22,12 +22,22 @@ type watcher struct {
 	client rest.Interface
 	options
 	*reporter
+	memory *memory
 }
 
 // watch reports all secrets, then each change, until the context ends. The API server selects by
 // label and type, so that no other secret comes into this process.
 func (w *watcher) watch(ctx context.Context) {
+	if !w.memory.load(ctx) {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	defer keeping.Wait() // until the last changes are saved
+	defer cancel()
+	keeping.Go(func() { w.memory.keep(ctx) })
 	var informers sync.WaitGroup
+	var stores []cache.Store
 	var synced []cache.InformerSynced
 	for _, namespace := range w.namespaces {
 		informer := cache.NewSharedIndexInformer(w.listWatch(namespace), &corev1.Secret{}, w.resync, cache.Indexers{})
@@ -48,10 +58,16 @@ func (w *watcher) watch(ctx context.Context) {
 			w.troubled("watch secrets", err)
 			return
 		}
-		synced = append(synced, handled.HasSynced)
+		synced, stores = append(synced, handled.HasSynced), append(stores, informer.GetStore())
 		informers.Go(func() { informer.RunWithContext(ctx) })
 	}
 	if cache.WaitForCacheSync(ctx.Done(), synced...) {
+		for i, namespace := range w.namespaces {
+			w.memory.prune(namespace, func(namespace, name string) bool {
+				_, exists, err := stores[i].GetByKey(namespace + "/" + name)
+				return exists || err != nil
+			})
+		}
 		w.report(line{Type: typeComplete})
 	}
 	informers.Wait()
@@ -97,7 +113,8 @@ func (w *watcher) seen(object any) {
 	if !ok {
 		return
 	}
-	l := line{Type: typeSecret, Namespace: s.Namespace, Name: s.Name, UID: string(s.UID), Certificate: s.Data[corev1.TLSCertKey], PrivateKey: s.Data[corev1.TLSPrivateKeyKey]}
+	l := line{Type: typeSecret, Namespace: s.Namespace, Name: s.Name, UID: string(s.UID), Certificate: s.Data[corev1.TLSCertKey], PrivateKey: s.Data[corev1.TLSPrivateKeyKey],
+		Published: w.memory.published(s.Namespace, s.Name)}
 	for name, value := range s.Annotations {
 		if own, ok := strings.CutPrefix(name, prefix); ok {
 			if l.Annotations == nil {
@@ -114,6 +131,7 @@ func (w *watcher) gone(object any) {
 		object = unknown.Obj
 	}
 	if s, ok := object.(*corev1.Secret); ok {
+		w.memory.set(s.Namespace, s.Name, "")
 		w.report(line{Type: typeGone, Namespace: s.Namespace, Name: s.Name})
 	}
 }

@@ -36,6 +36,7 @@ type watchKubernetesCmd struct {
 	As            string            `name:"as" help:"Publish on certificate.issued.SOURCE, as the source that NATS and events.sources know; {namespace} is replaced." placeholder:"SOURCE"`
 	Cluster       string            `help:"Name of the cluster in the events' source, kubernetes://CLUSTER/NAMESPACE/NAME, where several clusters publish." placeholder:"NAME"`
 	Lease         string            `help:"Lease that decides which replica publishes; none: without an election." default:"certpost-kubernetes" placeholder:"NAME"`
+	Memory        string            `help:"ConfigMap, beside the lease, that remembers what was published; none: after a restart only the stream and the ledger know." default:"certpost-kubernetes" placeholder:"NAME"`
 	Kubeconfig    string            `help:"Kubeconfig file (default: KUBECONFIG, ~/.kube/config, else the pod's service account)." placeholder:"FILE"`
 	Interval      time.Duration     `help:"How often all secrets are looked at, besides at each change." default:"10m"`
 	Listen        string            `help:"Address of /livez, /readyz, /healthz and /metrics; none: no HTTP." default:"127.0.0.1:8081" placeholder:"ADDR"`
@@ -135,6 +136,9 @@ func isProgram(path string) bool {
 // helperArgs are the flags for certpost-kubernetes.
 func (c *watchKubernetesCmd) helperArgs() []string {
 	args := []string{"-selector", c.Selector, "-resync", c.Interval.String(), "-identity", hostname() + "_" + rand.Text()}
+	if c.Memory != "none" {
+		args = append(args, "-memory", c.Memory)
+	}
 	if c.Kubeconfig != "" {
 		args = append(args, "-kubeconfig", c.Kubeconfig)
 	}

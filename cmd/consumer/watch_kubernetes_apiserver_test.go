@@ -78,19 +78,47 @@ func (c *cluster) put(namespace, name, kind, label, files string) {
 	c.Create(c.t, at, object)
 }
 
+// command is the command line of a replica.
+func (c *cluster) command(args ...string) []string {
+	return append([]string{filepath.Join(c.bin, "certpost"), "-c", c.path("certpost.yaml"), "watch", "kubernetes",
+		"--store-key", "vault:secret/kubernetes/{namespace}/{name}#private_key", "--as", "kubernetes.{namespace}"}, args...)
+}
+
 // replica starts `certpost watch kubernetes` with the service account.
 func (c *cluster) replica(args ...string) *watching {
 	c.t.Helper()
-	dir := c.t.TempDir()
-	lab.Write(c.t, filepath.Join(dir, "kubeconfig"), []byte(c.Kubeconfig(c.token, "certpost")))
-	w := &watching{publisherAt: c.publisherAt, log: filepath.Join(dir, "log")}
+	kubeconfig := filepath.Join(c.t.TempDir(), "kubeconfig")
+	lab.Write(c.t, kubeconfig, []byte(c.Kubeconfig(c.token, "certpost")))
+	line := c.command(append(args, "--kubeconfig", kubeconfig)...)
+	return c.start(exec.Command(line[0], line[1:]...))
+}
+
+// pod starts it as in a pod of a namespace, with a /run of its own: root alone may do that.
+func (c *cluster) pod(namespace string) *watching {
+	c.t.Helper()
+	script := `set -e
+token=$1 ca=$2 namespace=$3; shift 3
+cert=$(cat "$ca")
+mount -t tmpfs tmpfs /run
+files=/run/secrets/kubernetes.io/serviceaccount
+mkdir -p $files
+printf %s "$token" > $files/token; printf '%s\n' "$cert" > $files/ca.crt; printf %s "$namespace" > $files/namespace
+exec "$@"`
+	line := append([]string{"-m", "sh", "-c", script, "sh", c.token, c.CAFile, namespace}, c.command("--lease", "none", "--memory", "none", "--listen", "none")...)
+	cmd := exec.Command("unshare", line...)
+	host, port := lab.HostPort(c.t, strings.TrimPrefix(c.URL, "https://"))
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent", "KUBECONFIG=", "KUBERNETES_SERVICE_HOST="+host, fmt.Sprintf("KUBERNETES_SERVICE_PORT=%d", port))
+	return c.start(cmd)
+}
+
+func (c *cluster) start(cmd *exec.Cmd) *watching {
+	c.t.Helper()
+	w := &watching{publisherAt: c.publisherAt, cmd: cmd, log: filepath.Join(c.t.TempDir(), "log")}
 	log, err := os.Create(w.log)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	w.cmd = exec.Command(filepath.Join(c.bin, "certpost"), append([]string{"-c", c.path("certpost.yaml"), "watch", "kubernetes", "--kubeconfig", filepath.Join(dir, "kubeconfig"),
-		"--store-key", "vault:secret/kubernetes/{namespace}/{name}#private_key", "--as", "kubernetes.{namespace}"}, args...)...)
 	w.cmd.Stderr = log
 	if err := w.cmd.Start(); err != nil {
 		c.t.Fatal(err)
@@ -148,6 +176,8 @@ func TestWatchKubernetesAPIServer(t *testing.T) {
 			"GET /api/v1/namespaces/certpost/secrets":                                            http.StatusForbidden,
 			"GET /api/v1/secrets":                                                                http.StatusForbidden,
 			"DELETE /api/v1/namespaces/web/secrets/www-tls":                                      http.StatusForbidden,
+			"GET /api/v1/namespaces/certpost/configmaps/certpost-kubernetes":                     http.StatusNotFound,
+			"GET /api/v1/namespaces/certpost/configmaps/certpost-watcher":                        http.StatusForbidden,
 			"GET /api/v1/namespaces/web/configmaps":                                              http.StatusForbidden,
 			"GET /apis/coordination.k8s.io/v1/namespaces/certpost/leases/other":                  http.StatusForbidden,
 			"GET /apis/coordination.k8s.io/v1/namespaces/certpost/leases":                        http.StatusForbidden,
@@ -225,14 +255,21 @@ func TestWatchKubernetesAPIServer(t *testing.T) {
 	}
 	began = time.Now()
 	three := c.replica("--namespace", "web", "--listen", "none")
-	three.until("published before", func() bool { return strings.Contains(three.logged(), "it was published before") })
+	three.until("all known", func() bool { return strings.Contains(three.logged(), `"secrets":1`) })
+	if strings.Contains(three.logged(), `"event":`) {
+		t.Error("what is remembered was looked for")
+	}
 	t.Logf("after a graceful end the next one led after %v", time.Since(began))
 
 	// A namespace without rights is said, and does not keep the others from being published.
-	four := c.replica("--namespace", "web", "--namespace", "other", "--lease", "none", "--listen", "none")
+	four := c.replica("--namespace", "web", "--namespace", "other", "--lease", "none", "--memory", "none", "--listen", "none")
 	four.until("forbidden", func() bool {
 		return strings.Contains(four.logged(), "list and watch secrets in namespace other: ") && strings.Contains(four.logged(), "it was published before")
 	})
+
+	// As in a pod: the service account's files, and the pod's namespace.
+	five := c.pod("web")
+	five.until("as in a pod", func() bool { return strings.Contains(five.logged(), "it was published before") })
 	if n := lengthOf(t, stream); n != 5 {
 		t.Errorf("%d events, want 5: %q", n, ids(t, stream))
 	}

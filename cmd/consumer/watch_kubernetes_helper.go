@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -38,6 +39,7 @@ type kubeLine struct {
 	Annotations map[string]string `json:"annotations"`
 	Certificate []byte            `json:"certificate"`
 	PrivateKey  []byte            `json:"private_key"`
+	Published   string            `json:"published"`
 	Text        string            `json:"text"`
 }
 
@@ -47,6 +49,7 @@ type kubeNote struct {
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
 	Refused   bool   `json:"refused"`
+	Digest    string `json:"digest"`
 	Text      string `json:"text"`
 }
 
@@ -56,14 +59,18 @@ const maxKubeLine = 4 << 20
 // helperProcess is a running certpost-kubernetes.
 type helperProcess struct {
 	lines chan kubeLine // closed when it has ended
-	notes chan kubeNote // dropped when it does not read them
+	notes chan kubeNote
 	cmd   *exec.Cmd
 	ended chan error
+	stop  func() // it reads the notes that were given, and ends
+
+	stopped chan struct{} // closed by stop
 }
 
 // startHelper starts the program. It ends with the context, at the latest 15 s later.
 func startHelper(ctx context.Context, path string, args, env []string, stderr io.Writer) (*helperProcess, error) {
-	h := &helperProcess{lines: make(chan kubeLine), notes: make(chan kubeNote, 1000), ended: make(chan error, 1)}
+	h := &helperProcess{lines: make(chan kubeLine), notes: make(chan kubeNote, 1000), ended: make(chan error, 1), stopped: make(chan struct{})}
+	h.stop = sync.OnceFunc(func() { close(h.stopped) })
 	h.cmd = exec.CommandContext(ctx, path, args...)
 	// Settings and secrets of this program are none of the helper's business.
 	h.cmd.Env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "CERTPOST_") })
@@ -76,36 +83,20 @@ func startHelper(ctx context.Context, path string, args, env []string, stderr io
 	if err != nil {
 		return nil, err
 	}
-	h.cmd.Cancel = in.Close // it gives up its lease, and ends
+	h.cmd.Cancel = func() error { h.stop(); return nil } // it gives up its lease, and ends
 	h.cmd.WaitDelay = 15 * time.Second
 	if err := h.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start certpost-kubernetes: %w", err)
 	}
-	reading, stopNotes := context.WithCancel(ctx)
 	go func() {
-		for {
-			select {
-			case <-reading.Done():
-				return
-			case n := <-h.notes:
-				text, err := json.Marshal(n)
-				if err == nil {
-					_, err = in.Write(append(text, '\n'))
-				}
-				if err != nil {
-					return
-				}
-			}
-		}
+		defer in.Close()
+		h.writeNotes(in)
 	}()
 	go func() {
 		defer close(h.lines)
-		defer stopNotes()
 		err := h.read(ctx, out)
-		if err != nil {
-			_ = in.Close()
-			_, _ = io.Copy(io.Discard, out) // so that it can end
-		}
+		h.stop()
+		_, _ = io.Copy(io.Discard, out) // so that it can end
 		h.ended <- errors.Join(err, h.cmd.Wait())
 	}()
 	return h, nil
@@ -134,10 +125,44 @@ func (h *helperProcess) read(ctx context.Context, out io.Reader) error {
 	return lines.Err()
 }
 
-// note tells the helper what became of a secret. It never waits.
+// writeNotes writes notes until the helper is to end, and then those that are left.
+func (h *helperProcess) writeNotes(in io.Writer) {
+	write := func(n kubeNote) bool {
+		text, err := json.Marshal(n)
+		if err == nil {
+			_, err = in.Write(append(text, '\n'))
+		}
+		return err == nil
+	}
+	for {
+		select {
+		case n := <-h.notes:
+			if !write(n) {
+				return
+			}
+		case <-h.stopped:
+			for {
+				select {
+				case n := <-h.notes:
+					if !write(n) {
+						return
+					}
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// note tells the helper what became of a secret. It waits a moment if the helper is slow: a note that
+// is lost may publish a certificate once more after a restart.
 func (h *helperProcess) note(n kubeNote) {
 	select {
 	case h.notes <- n:
-	default:
+	case <-h.stopped:
+	case <-time.After(noteTimeout):
 	}
 }
+
+const noteTimeout = 10 * time.Second

@@ -42,7 +42,7 @@ func TestWatchKubernetesManifests(t *testing.T) {
 			}
 		}
 	}
-	if got, want := strings.Join(rights, "; "), "leases: create; leases: get update; secrets: list watch; events: create"; got != want {
+	if got, want := strings.Join(rights, "; "), "leases: create; leases: get update; configmaps: create; configmaps: get update; secrets: list watch; events: create"; got != want {
 		t.Errorf("rights: %s, want %s", got, want)
 	}
 	c := newCLI()

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -99,93 +98,6 @@ func (w *kubeWatcher) ended(err error) {
 	w.role, w.complete, w.trouble = "", false, err.Error()
 }
 
-// take notes what the helper reports. It returns whether there is something new to publish.
-func (w *kubeWatcher) take(l *kubeLine) (changed bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch l.Type {
-	case kubeHello:
-		w.trouble = ""
-	case kubeStandby:
-		if w.role != kubeStandby || w.holder != l.Holder {
-			w.log.Info().Str("leader", printable(l.Holder)).Msg("another replica publishes, or none yet; waiting")
-		}
-		for _, s := range w.secrets {
-			s.forget()
-		}
-		w.role, w.holder, w.complete, w.failing = kubeStandby, l.Holder, false, ""
-		clear(w.secrets)
-	case kubeLeading:
-		w.log.Info().Msg("this replica publishes")
-		w.role, w.holder, w.complete = kubeLeading, "", false
-		for _, s := range w.secrets {
-			s.seen = false
-		}
-	case kubeFound:
-		return w.role == kubeLeading && w.found(l)
-	case kubeGone:
-		w.gone(l.secretID())
-	case kubeComplete:
-		for id, s := range w.secrets {
-			if !s.seen {
-				w.gone(id)
-			}
-		}
-		w.complete = true
-		w.log.Info().Int("secrets", len(w.secrets)).Msg("all secrets are known")
-	case kubeTrouble:
-		if w.trouble != l.Text && l.Text != "" {
-			w.log.Error().Str("reason", printable(l.Text)).Msg("Kubernetes cannot be watched; trying again")
-		} else if w.trouble != "" && l.Text == "" {
-			w.log.Info().Msg("Kubernetes can be watched again")
-		}
-		w.trouble = l.Text
-	}
-	return false
-}
-
-// found notes a secret that exists.
-func (w *kubeWatcher) found(l *kubeLine) (changed bool) {
-	digest, now := l.content(), time.Now()
-	before := w.secrets[l.secretID()]
-	if before != nil && before.digest == digest && (before.state != kubeRefused || now.Sub(before.since) < refusalLife) {
-		before.seen = true
-		clear(l.PrivateKey)
-		return false
-	}
-	s := &kubeSecret{kubeLine: *l, state: kubeWaiting, digest: digest, leaf: sha256.Sum256(l.Certificate), since: now, seen: true}
-	if before != nil {
-		if before.state == kubeWaiting && before.leaf != s.leaf {
-			w.lost(before, "replaced")
-		}
-		if before.digest == digest {
-			s.reason = before.reason // it is not said again
-		}
-		before.forget()
-	}
-	w.secrets[l.secretID()] = s
-	return true
-}
-
-// gone notes that a secret does not exist any more, or is not to be published.
-func (w *kubeWatcher) gone(id string) {
-	s := w.secrets[id]
-	if s == nil {
-		return
-	}
-	if s.state == kubeWaiting {
-		w.lost(s, "deleted")
-	}
-	s.forget()
-	delete(w.secrets, id)
-}
-
-// lost says that a certificate was not published and never will be.
-func (w *kubeWatcher) lost(s *kubeSecret, how string) {
-	w.metrics.lost.WithLabelValues(how).Inc()
-	w.log.Warn().Str("secret", s.secretID()).Str("reason", s.reason).Msg("the secret was " + how + " before its certificate could be published")
-}
-
 // publishWaiting publishes what waits, oldest first, and reports whether nothing waits any more.
 func (w *kubeWatcher) publishWaiting(ctx context.Context, h *helperProcess) (done bool) {
 	var waiting []*kubeSecret
@@ -213,6 +125,7 @@ func (w *kubeWatcher) publishWaiting(ctx context.Context, h *helperProcess) (don
 	connected := out.dial(dialing)
 	done = true
 	var failure error
+	blind := false // NATS lets this user read neither stream nor ledger
 	for _, s := range waiting {
 		id, known, err := "", false, connected
 		publish, p, refusal := w.cmd.publication(s)
@@ -220,7 +133,7 @@ func (w *kubeWatcher) publishWaiting(ctx context.Context, h *helperProcess) (don
 			refusal = w.permitted(&a, cfg, publish, p)
 		}
 		if refusal == nil && err == nil {
-			if id, known, err = w.publishOne(ctx, out, publish, p, s); broker.Unpublishable(err) {
+			if id, known, err = w.publishOne(ctx, out, publish, p, s, &blind); broker.Unpublishable(err) {
 				refusal = err
 			}
 		}
@@ -262,7 +175,7 @@ func (w *kubeWatcher) permitted(a *app, cfg *Config, publish *publishCmd, p publ
 }
 
 // publishOne stores the key, then publishes the event, unless it was published before.
-func (w *kubeWatcher) publishOne(ctx context.Context, out *outbox, publish *publishCmd, p publication, s *kubeSecret) (id string, known bool, err error) {
+func (w *kubeWatcher) publishOne(ctx context.Context, out *outbox, publish *publishCmd, p publication, s *kubeSecret, blind *bool) (id string, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	if publish.StoreKey != "" {
@@ -275,9 +188,13 @@ func (w *kubeWatcher) publishOne(ctx context.Context, out *outbox, publish *publ
 	if err != nil {
 		return "", false, err
 	}
-	// Another replica, or this one before it was restarted, may have published it.
-	if out.broker.Known(ctx, ev) {
-		return ev.ID, true, nil
+	// A replica that was killed may have published it and not remembered. NATS does not answer users
+	// who may not ask; then the stream's duplicate window and the ledger have to do.
+	if began := time.Now(); !*blind {
+		if out.broker.Known(ctx, ev) {
+			return ev.ID, true, nil
+		}
+		*blind = time.Since(began) > time.Second
 	}
 	_, duplicate, err := out.broker.Publish(ctx, ev)
 	return ev.ID, duplicate, err
@@ -310,13 +227,15 @@ func storeKubeKey(ctx context.Context, out *outbox, publish *publishCmd, p publi
 // published notes that a secret's certificate is in the stream.
 func (w *kubeWatcher) published(h *helperProcess, s *kubeSecret, id string, known bool) {
 	log := w.log.Info().Str("secret", s.secretID()).Str("event", id)
+	note := kubeNote{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Digest: s.mark()}
 	if known {
 		log.Msg("it was published before")
 	} else {
 		w.metrics.published.Inc()
 		log.Msg("published")
-		h.note(kubeNote{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Text: "Certificate published as event " + id})
+		note.Text = "Certificate published as event " + id
 	}
+	h.note(note)
 	w.settle(s, kubePublished, "")
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,13 @@ func (l *kubeLine) content() [sha256.Size]byte {
 	text, _ := json.Marshal([]any{l.Certificate, l.PrivateKey, l.Annotations}) // cannot fail
 	defer clear(text)
 	return sha256.Sum256(text)
+}
+
+// mark is what the helper remembers of a secret that is published: of its certificate and annotations.
+func (l *kubeLine) mark() string {
+	text, _ := json.Marshal([]any{l.Certificate, l.Annotations}) // cannot fail
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
 }
 
 // forget drops certificate and key.

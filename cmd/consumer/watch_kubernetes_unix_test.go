@@ -201,12 +201,12 @@ func (k *kubeWatching) file(name string) string {
 // One event for each certificate of a secret, with the key in Vault; resyncs and restarts publish
 // nothing again, renewals and other targets do.
 //
-// Fault: NATS is away when a secret of Kubernetes changes, certpost-kubernetes dies, another replica
+// Fault: NATS is away when a secret of Kubernetes changes, Vault is sealed, certpost-kubernetes dies, another replica
 // takes over. Result: the certificate is published once that is possible, and only once.
 func TestWatchKubernetes(t *testing.T) {
 	t.Parallel()
 	vault := lab.Vault(t)
-	vault.Policy(t, "keys", `path "secret/data/k8s/*" { capabilities = ["create", "update", "patch", "read"] }`)
+	vault.Policy(t, "keys", `path "secret/data/k8s/*" { capabilities = ["create", "update", "patch", "read"] } path "secret/data/k8s/web/denied" { capabilities = ["deny"] }`)
 	addr := lab.FreeAddress(t)
 	p := newPublisher(t, "nats://"+addr, "vault: {address: \""+vault.Address+"\", auth: {method: token, token: {value: \""+vault.Token(t, "1h", "keys")+"\"}}}\n")
 	p.issue("www.example.com")
@@ -219,8 +219,15 @@ func TestWatchKubernetes(t *testing.T) {
 	if h := k.health(); h.Status != healthy || h.Role != kubeLeading {
 		t.Errorf("NATS has been away for a moment only: %+v", h)
 	}
+	vault.Seal(t)
 	lab.NATS(t, addr, "")
 	stream := eventStream(t, "nats://"+addr, -1)
+	k.logs("store the private key: ")
+	vault.Unseal(t)
+	// One that Vault denies does not hold up the other one.
+	k.secret("web", "denied", "www.example.com", map[string]string{"targets": "ops"})
+	k.until(1, 1, 0)
+	k.say(`{"type":"gone","namespace":"web","name":"denied"}`)
 	k.until(0, 1, 0)
 	m, err := stream.GetMsg(t.Context(), 1)
 	if err != nil {
@@ -242,10 +249,12 @@ func TestWatchKubernetes(t *testing.T) {
 		t.Errorf("id %s, %v", ev.ID, err)
 	}
 	k.awaits("a note", func() bool { return strings.Contains(k.file("notes"), "published as event "+ev.ID) })
+	_, mark, _ := strings.Cut(k.file("notes"), `"digest":"`)
+	mark, _, _ = strings.Cut(mark, `"`)
 	if env := k.file("env"); strings.Contains(env, "CERTPOST_") || !strings.Contains(env, "KUBE_DIR=") {
 		t.Errorf("the helper's environment: %s", env)
 	}
-	if args := k.file("args"); !strings.Contains(args, "-selector certpost.github.io/publish=true -resync 10m0s -identity ") || !strings.Contains(args, " -namespace web -lease certpost-kubernetes") {
+	if args := k.file("args"); !strings.Contains(args, "-selector certpost.github.io/publish=true -resync 10m0s -identity ") || !strings.Contains(args, " -memory certpost-kubernetes -namespace web -lease certpost-kubernetes") {
 		t.Errorf("the helper's flags: %s", args)
 	}
 
@@ -261,6 +270,14 @@ func TestWatchKubernetes(t *testing.T) {
 	k.secret("web", "www-tls", "www.example.com", map[string]string{"targets": "ops, archive", "labels": "env=prod"})
 	k.logs("it was published before")
 	k.until(0, 1, 0)
+	// And once more, when another one remembers that it has published it.
+	k.say(`{"type":"standby","holder":"other"}` + "\n" + `{"type":"leading"}`)
+	k.until(0, 0, 0)
+	k.secret("web", "www-tls", "www.example.com", map[string]string{"targets": "ops, archive", "labels": "env=prod"}, func(l *kubeLine) { l.Published = mark })
+	k.until(0, 1, 0)
+	if strings.Count(k.log.String(), "it was published before") != 1 || len(mark) != 32 {
+		t.Errorf("what is remembered, %s, was looked for", mark)
+	}
 	if n := lengthOf(t, stream); n != 1 {
 		t.Errorf("%d events", n)
 	}
