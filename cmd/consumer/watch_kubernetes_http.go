@@ -44,9 +44,16 @@ func newKubeMetrics(w *kubeWatcher) kubeMetrics {
 	}
 	gauge("certpost_watch_leader", "1 if this replica publishes.", nil, func() float64 { return oneIf(w.health().Role == kubeLeading) })
 	gauge("certpost_watch_ready", "1 if /readyz answers 200.", nil, func() float64 { return oneIf(w.health().Status == healthy) })
-	gauge("certpost_watch_oldest_waiting_seconds", "How long the oldest certificate waits for its publication.", nil,
-		func() float64 { return w.health().oldest.Seconds() })
+	gauge("certpost_watch_oldest_timestamp_seconds", "Since when the oldest certificate waits for its publication; 0 if none does.", nil,
+		func() float64 { return unixOrZero(w.health().oldest) })
 	return m
+}
+
+func unixOrZero(at time.Time) float64 {
+	if at.IsZero() {
+		return 0
+	}
+	return float64(at.UnixMilli()) / 1000
 }
 
 func oneIf(yes bool) float64 {
@@ -63,7 +70,7 @@ type kubeHealth struct {
 	Secrets map[kubeState]int `json:"secrets"`
 	Reasons []string          `json:"reasons,omitempty"`
 
-	oldest time.Duration
+	oldest time.Time // since when it waits
 }
 
 func (w *kubeWatcher) health() kubeHealth {
@@ -72,8 +79,8 @@ func (w *kubeWatcher) health() kubeHealth {
 	defer w.mu.Unlock()
 	h.Role = w.role
 	for _, s := range w.secrets {
-		if s.state == kubeWaiting {
-			h.oldest = max(h.oldest, time.Since(s.since))
+		if s.state == kubeWaiting && (h.oldest.IsZero() || s.since.Before(h.oldest)) {
+			h.oldest = s.since
 		}
 	}
 	switch {
@@ -84,8 +91,8 @@ func (w *kubeWatcher) health() kubeHealth {
 	case w.role == kubeLeading && !w.complete:
 		h.Reasons = append(h.Reasons, "the secrets are being read")
 	}
-	if h.oldest > kubeOverdue {
-		h.Reasons = append(h.Reasons, fmt.Sprintf("%s, the oldest for %s: the log says why", count(h.Secrets[kubeWaiting], "certificate waits", "certificates wait"), h.oldest.Round(time.Second)))
+	if waits := time.Since(h.oldest); !h.oldest.IsZero() && waits > kubeOverdue {
+		h.Reasons = append(h.Reasons, fmt.Sprintf("%s, the oldest for %s: the log says why", count(h.Secrets[kubeWaiting], "certificate waits", "certificates wait"), waits.Round(time.Second)))
 	}
 	if len(h.Reasons) > 0 {
 		h.Status = unhealthy

@@ -107,10 +107,10 @@ func (w *kubeWatcher) publishWaiting(ctx context.Context, h *helperProcess) (don
 			waiting = append(waiting, s)
 		}
 	}
-	w.mu.Unlock()
 	slices.SortFunc(waiting, func(a, b *kubeSecret) int {
 		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.secretID(), b.secretID()))
 	})
+	w.mu.Unlock()
 	cfg, problems := loadConnection(w.app.config, w.app.env)
 	a := *w.app
 	a.ctx, a.stderr = ctx, warnings{w.log}

@@ -163,6 +163,23 @@ func (k *kubeWatching) awaits(what string, ok func() bool) {
 	k.t.Fatalf("timed out waiting for: %s\n%v", what, k.counts())
 }
 
+// overdue makes what waits older than a minute for a moment: then the watcher is not healthy.
+func (k *kubeWatching) overdue() {
+	k.t.Helper()
+	move := func(by time.Duration) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, s := range k.secrets {
+			s.since = s.since.Add(by)
+		}
+	}
+	move(-2 * time.Minute)
+	defer move(2 * time.Minute)
+	if h := k.health(); h.Status != unhealthy || !strings.HasPrefix(h.Reasons[len(h.Reasons)-1], "3 certificates wait, the oldest for 2m") {
+		k.t.Errorf("%+v", h)
+	}
+}
+
 func isExit(err error, code int) bool {
 	var f *failure
 	return errors.As(err, &f) && f.code == code
@@ -368,6 +385,10 @@ func TestWatchKubernetesRefuses(t *testing.T) {
 	k.secret("web", "deleted", "a.example.com", map[string]string{"targets": "ops"})
 	k.secret("web", "replaced", "a.example.com", map[string]string{"targets": "ops"})
 	k.until(3, 0, 13)
+	if h := k.health(); h.oldest.IsZero() || time.Since(h.oldest) > time.Hour {
+		t.Errorf("waiting since %v", h.oldest)
+	}
+	k.overdue()
 	k.logs("certificates cannot be published; trying again")
 	k.say(`{"type":"gone","namespace":"web","name":"deleted"}`)
 	k.secret("web", "replaced", "b.example.com", map[string]string{"targets": "ops"})
@@ -403,7 +424,7 @@ func TestWatchKubernetesRefuses(t *testing.T) {
 	}
 	metrics := getText(t, server.URL+"/metrics")
 	for _, want := range []string{`certpost_watch_secrets{state="refused"} 11`, `certpost_watch_secrets{state="published"} 4`, "certpost_watch_published_total 4", `certpost_watch_unpublished_total{reason="deleted"} 1`,
-		`certpost_watch_unpublished_total{reason="replaced"} 1`, "certpost_watch_leader 1", "certpost_watch_ready 0"} {
+		`certpost_watch_unpublished_total{reason="replaced"} 1`, "certpost_watch_leader 1", "certpost_watch_ready 0", "certpost_watch_oldest_timestamp_seconds 0"} {
 		if !strings.Contains(metrics, "\n"+want+"\n") {
 			t.Errorf("no metric %s", want)
 		}
