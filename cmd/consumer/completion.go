@@ -92,7 +92,7 @@ func candidates(a *app, node *kong.Node, words []string) []string {
 			}
 		}
 	case strings.HasPrefix(last, "-"):
-		for _, group := range node.AllFlags(true) {
+		for _, group := range flagged(node).AllFlags(true) {
 			for _, f := range group {
 				all = append(all, "--"+f.Name)
 			}
@@ -113,10 +113,18 @@ func candidates(a *app, node *kong.Node, words []string) []string {
 	return slices.Compact(all)
 }
 
+// flagged is the command whose flags may follow: that of a group which may be left out has its own.
+func flagged(node *kong.Node) *kong.Node {
+	if node.DefaultCmd != nil {
+		return node.DefaultCmd
+	}
+	return node
+}
+
 // flagNamed returns a flag by its name with one dash left, or by its letter.
 func flagNamed(node *kong.Node, name string) *kong.Flag {
 	name, _, _ = strings.Cut(name, "=")
-	for _, group := range node.AllFlags(false) {
+	for _, group := range flagged(node).AllFlags(false) {
 		for _, f := range group {
 			if "-"+f.Name == name || f.Short != 0 && string(f.Short) == name {
 				return f

@@ -50,7 +50,7 @@ type cli struct {
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Issue        issueCmd        `cmd:"" help:"Have Vault's PKI engine issue a certificate, store its key, and publish it."`
-	Watch        watchCmd        `cmd:"" help:"Publish the certificates that appear in directories, and what hooks had to leave in the spool."`
+	Watch        watchGroup      `cmd:"" help:"Publish the certificates that appear in directories, or in secrets of Kubernetes, and what hooks had to leave in the spool."`
 	Hook         hookCmd         `cmd:"" help:"Hooks of ACME clients: install."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
 	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`

@@ -221,7 +221,7 @@ func TestWatchOnce(t *testing.T) {
 	} {
 		command(t, nil, append([]string{"-c", p.path("certpost.yaml"), "watch", "--once"}, args...)...).failed(t, exitUsage, want)
 	}
-	for want, flag := range map[string]string{"watch: --interval: want at least 1s": "--interval=1ms", "watch: --target is empty": "--target=a,,b", "watch: --pkcs12-passphrase: ": "--pkcs12-passphrase=x:y"} {
+	for want, flag := range map[string]string{"watch directories: --interval: want at least 1s": "--interval=1ms", "watch directories: --target is empty": "--target=a,,b", "watch directories: --pkcs12-passphrase: ": "--pkcs12-passphrase=x:y"} {
 		if s := once(flag); s.code != exitUsage || !strings.HasPrefix(s.stderr, "certpost: "+want) {
 			t.Errorf("%+v, want %s", s, want)
 		}

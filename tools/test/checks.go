@@ -15,6 +15,9 @@ type check struct {
 	run  func(context.Context) error
 }
 
+// kubernetesModule is the directory of certpost-kubernetes, a module of its own.
+const kubernetesModule = "cmd/certpost-kubernetes"
+
 // checks lists the checks of the source, fast ones first.
 func (s *session) checks() []check {
 	goRun := func(args ...string) func(context.Context) error {
@@ -25,6 +28,8 @@ func (s *session) checks() []check {
 		{"go.mod is tidy", goRun("mod", "tidy", "-diff")},
 		{"modules are those of go.sum", goRun("mod", "verify")},
 		{"go vet", goRun("vet", "./...")},
+		{"go vet of nightly tests", goRun("vet", "-tags=apiserver", "./cmd/consumer", "./internal/lab")},
+		{kubernetesModule, goRun("test", "-C", kubernetesModule, "-vet=all", "./...")},
 		{"tools/test itself", goRun("test", "-C", "tools/test", "-vet=all", "./...")},
 		{"Taskfile.yml", goRun("tool", "-modfile=tools/task/go.mod", "task", "--list-all", "--color=false")},
 		{"staticcheck", s.runStaticcheck},

@@ -26,23 +26,33 @@ func (s *session) runGovulncheck(ctx context.Context) error {
 		s.note("not checked for known vulnerabilities: %v", err)
 		return nil
 	}
+	for _, program := range []struct{ name, dir string }{{"Certpost", "."}, {"certpost-kubernetes", kubernetesModule}} {
+		if err := s.checkVulnerabilities(ctx, database, program.name, program.dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkVulnerabilities looks at the module of a program.
+func (s *session) checkVulnerabilities(ctx context.Context, database, program, dir string) error {
 	// The scan of packages takes seconds, that of calls minutes: it is needed only if
 	// there is something to look for.
-	found, err := s.scan(ctx, database, "package")
+	found, err := s.scan(ctx, dir, database, "package")
 	if err != nil {
 		return err
 	}
 	if ids, fixed := found.ofGo(); len(ids) > 0 {
-		s.note("this Go release has %d known vulnerabilities in packages that Certpost uses (%s); build releases with %s or later", len(ids), strings.Join(ids, " "), fixed)
+		s.note("this Go release has %d known vulnerabilities in packages that %s uses (%s); build releases with %s or later", len(ids), program, strings.Join(ids, " "), fixed)
 	}
 	if len(found.ofDependencies()) == 0 {
 		return nil
 	}
-	if found, err = s.scan(ctx, database, "symbol"); err != nil {
+	if found, err = s.scan(ctx, dir, database, "symbol"); err != nil {
 		return err
 	}
 	if list := found.ofDependencies(); len(list) > 0 {
-		return fmt.Errorf("Certpost calls what is known to be vulnerable: %s", strings.Join(list, "; "))
+		return fmt.Errorf("%s calls what is known to be vulnerable: %s", program, strings.Join(list, "; "))
 	}
 	return nil
 }
@@ -91,9 +101,10 @@ func reachable(ctx context.Context, database string) error {
 	return nil
 }
 
-// scan runs govulncheck: level is package or symbol.
-func (s *session) scan(ctx context.Context, database, level string) (findings, error) {
+// scan runs govulncheck in a module's directory: level is package or symbol.
+func (s *session) scan(ctx context.Context, dir, database, level string) (findings, error) {
 	cmd := s.command(ctx, filepath.Join(s.root, ".tools", "bin", "govulncheck"), "-db", database, "-scan", level, "-format", "json", "./...")
+	cmd.Dir = filepath.Join(s.root, dir)
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	if err := cmd.Run(); err != nil {
