@@ -162,7 +162,7 @@ func (w *kubeWatcher) run(ctx context.Context) error {
 	}
 	defer stop()
 	w.log.Info().Str("program", w.helper).Str("version", programVersion()).Int("pid", os.Getpid()).Msg("certpost watch kubernetes is up")
-	systemdReady()
+	newSupervisor(os.Environ()).ready("watching Kubernetes")
 	for failed := 0; ; failed++ {
 		began := time.Now()
 		err := w.serve(ctx)
