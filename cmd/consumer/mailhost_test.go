@@ -32,13 +32,20 @@ type hostFixture struct {
 	files string // the directory of the deployed files
 }
 
-// newHostFixture has the targets file (one file), broken (its reload fails) and away (on mx2).
-func newHostFixture(t *testing.T) *hostFixture {
+// newBareHost has a directory for the files of targets, and the program is not started yet.
+func newBareHost(t *testing.T) *hostFixture {
 	t.Helper()
 	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
 	if err := os.Mkdir(o.files, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return o
+}
+
+// newHostFixture has the targets file (one file), broken (its reload fails) and away (on mx2).
+func newHostFixture(t *testing.T) *hostFixture {
+	t.Helper()
+	o := newBareHost(t)
 	o.more = func() string {
 		return o.hostTarget("file", "mx1", "/bin/sh -c 'echo reloaded >> "+o.dir+"/reloads'") +
 			o.hostTarget("broken", "mx1", "/bin/sh -c 'test ! -e "+o.dir+"/break'") +

@@ -19,7 +19,8 @@ import (
 
 // Resolver asks for TLSA records. It is safe for concurrent use.
 type Resolver struct {
-	// Servers are asked in this order, the next if one does not answer.
+	// Servers are asked in this order, the next if one does not answer. nil means those in
+	// /etc/resolv.conf at that moment, see System.
 	Servers []Server
 	// Timeout is for one question to one server; zero means 5 s.
 	Timeout time.Duration
@@ -116,7 +117,11 @@ func (r *Resolver) TLSA(ctx context.Context, server string) (Answer, error) {
 // ask asks the recursive servers.
 func (r *Resolver) ask(ctx context.Context, name string, kind rrType) (*reply, Server, error) {
 	var problems []string
-	for _, s := range r.Servers {
+	servers := r.Servers
+	if servers == nil {
+		servers = System("/etc/resolv.conf")
+	}
+	for _, s := range servers {
 		got, err := r.exchange(ctx, s.Address, name, kind, true)
 		if err == nil {
 			err = got.problem()

@@ -79,7 +79,7 @@ func TestServersThatFail(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if _, err := (&Resolver{}).TLSA(t.Context(), "mx1.example.com"); err == nil || !strings.Contains(err.Error(), "no name server to ask") {
+	if _, err := (&Resolver{Servers: []Server{}}).TLSA(t.Context(), "mx1.example.com"); err == nil || !strings.Contains(err.Error(), "no name server to ask") {
 		t.Errorf("without servers: %v", err)
 	}
 	if _, err := r.TLSA(t.Context(), strings.Repeat("a", 300)); err == nil {

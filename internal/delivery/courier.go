@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/certpost/certpost/internal/dane"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
@@ -36,6 +37,8 @@ type Options struct {
 	HELO string
 	// HostLane is the lane of the mail host that this process runs on, see HostLane; "" for none.
 	HostLane string
+	// Resolver asks for TLSA records; nil means the name servers of this host.
+	Resolver *dane.Resolver
 	// Deployed, when set, is called after files on this mail host were replaced.
 	Deployed func()
 	// Reached, when set, is called at the named points of a deployment; for tests.
@@ -61,6 +64,9 @@ type Courier struct {
 
 // NewCourier returns a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
+	if opts.Resolver == nil {
+		opts.Resolver = &dane.Resolver{}
+	}
 	return &Courier{book: book, store: store, opts: opts, sources: newSourceBook(opts.Sources, opts.EventSecrets), pool: smtp.NewPool(), tokens: newTokens()}
 }
 

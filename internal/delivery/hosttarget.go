@@ -69,6 +69,14 @@ type HostKeys struct {
 	// PostDeployVerify says where the program serves the certificate. It is asked after each
 	// deployment, and if it does not serve it, the former files are put back.
 	PostDeployVerify HostVerify `yaml:"post_deploy_verify"`
+	// DANE says what happens to a certificate that does not fit the TLSA records of its names
+	// (_25._tcp.NAME), or fits them for less than two TTLs: hold waits, warn deploys it with a warning,
+	// off does not ask DNS. Default: hold; off for targets of type file that no endpoint with protocol
+	// smtp verifies.
+	DANE string `yaml:"dane" enum:"hold,warn,off"`
+	// DANENames are the names of this host in MX records. Default: those in the certificate without
+	// wildcards, server_name, and host if it has a dot. Example: [mx1.example.com].
+	DANENames []string `yaml:"dane_names"`
 }
 
 // HostVerify is the section post_deploy_verify of a target.
@@ -113,13 +121,15 @@ var keysByType = func() map[string][]string {
 	for _, s := range config.Settings(reflect.TypeFor[HostKeys]()) {
 		host = append(host, s.Name)
 	}
+	// Clients of Dovecot do not use DANE.
+	dovecot := slices.DeleteFunc(slices.Clone(host), func(key string) bool { return strings.HasPrefix(key, "dane") })
 	var mail []string
 	for _, s := range config.Settings(reflect.TypeFor[Target]()) {
 		if slices.Contains(shared, s.Name) || !slices.Contains(host, s.Name) {
 			mail = append(mail, s.Name)
 		}
 	}
-	return map[string][]string{typeSMTP: mail, typePostfix: host, typeDovecot: host, typeFile: append(slices.Clone(host), ofPayload...)}
+	return map[string][]string{typeSMTP: mail, typePostfix: host, typeDovecot: dovecot, typeFile: append(slices.Clone(host), ofPayload...)}
 }()
 
 // has reports whether targets of this type may have a key. One of an unknown type may have all.
@@ -184,6 +194,7 @@ func (t *Target) completeHost() {
 	if t.BackupRetention == nil {
 		t.BackupRetention = &d.BackupRetention
 	}
+	setDefault(&t.DANE, t.usualDANE())
 	v := &t.PostDeployVerify
 	setDefault(&v.Timeout, d.Verify.Timeout)
 	setDefault(&v.Attempts, d.Verify.Attempts)
@@ -280,6 +291,7 @@ func (t *Target) validateHost(v *validation) {
 	if t.Type != typeFile && t.CertPath != t.KeyPath {
 		v.warn("key_path", "certificate and key are two files, which cannot be replaced at the same moment: want one file, key_path equal to cert_path (docs/mail-hosts.md)")
 	}
+	t.validateDANE(v)
 	if t.Type != typeFile { // else with the payload
 		v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
 	}

@@ -121,6 +121,14 @@ func (t *transaction) keepSecret(path string) {
 	}
 }
 
+// admit asks the caller whether the certificate may be replaced now.
+func (t *transaction) admit() error {
+	if t.Admit == nil {
+		return nil
+	}
+	return t.Admit(t.ctx, Present(t.d), append([]*x509.Certificate{t.want.leaf}, t.want.chain...))
+}
+
 // claim asks the caller to confirm that the deployment is his. From here on it ends by
 // itself: a deployment that is half done is worse than one that takes a minute longer.
 func (t *transaction) claim() error {

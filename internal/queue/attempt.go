@@ -98,7 +98,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 	r.reached(pointDue)
 	receipt, failure := r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: l.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients, Hold: j.entry.Hold,
 	})
 	l.activity.note(receipt, failure)
 	if failure == nil || !failure.Untried {
