@@ -164,3 +164,40 @@ func TestLanesOfHostsAreTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// DANE is for programs to which mail servers deliver.
+func TestDANEOfTargets(t *testing.T) {
+	t.Parallel()
+	paths := []string{"id: x", "host: mx1", "cert_path: /a/x.pem", "key_path: /a/x.pem"}
+	for _, test := range []struct {
+		lines []string
+		want  string
+	}{
+		{[]string{"type: postfix", verified}, "hold"},
+		{[]string{"type: postfix", verified, "dane: warn"}, "warn"},
+		{[]string{"type: dovecot", verified}, "off"},
+		{[]string{"type: file", verified}, "hold"},
+		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:25"}`}, "hold"},
+		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:443", protocol: tls}`}, "off"},
+		{[]string{"type: file", `post_deploy_verify: {enabled: false, endpoint: "127.0.0.1:25"}`}, "off"},
+	} {
+		defs, problems := hostTarget(t, append(slices.Clone(paths), test.lines...)...)
+		if defs == nil || defs.All()[0].DANE != test.want {
+			t.Errorf("%v: %v, want dane: %s", test.lines, problems, test.want)
+		}
+	}
+	for line, want := range map[string]string{
+		"dane: no":          "targets[0].dane: want hold, warn or off",
+		"dane_names: [a b]": "targets[0].dane_names[0]: ",
+	} {
+		if _, got := hostTarget(t, append(slices.Clone(paths), "type: postfix", verified, line)...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %v, want %s", line, got, want)
+		}
+	}
+	if _, got := hostTarget(t, append(slices.Clone(paths), "type: dovecot", verified, "dane: hold")...); !strings.Contains(strings.Join(got, "\n"), "targets[0].dane: is a key of targets of type postfix, file") {
+		t.Errorf("a key that Dovecot does not have: %v", got)
+	}
+	if _, got := hostTarget(t, append(slices.Clone(paths), "type: postfix", verified, "dane: off", "dane_names: [mx1.example.com]")...); !strings.Contains(strings.Join(got, "\n"), "has no effect with dane: off") {
+		t.Errorf("names without effect: %v", got)
+	}
+}
