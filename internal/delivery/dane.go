@@ -39,6 +39,9 @@ func speaksSMTP(e mailhost.Endpoint) bool {
 	return cmp.Or(e.Protocol, mailhost.ProtocolOf(e.Address)) == mailhost.SMTP
 }
 
+// usesDANE reports whether DNS is asked before a deployment.
+func (t *Target) usesDANE() bool { return t.DANE == daneHold || t.DANE == daneWarn }
+
 // validateDANE checks the names.
 func (t *Target) validateDANE(v *validation) {
 	for i, name := range t.DANENames {
@@ -71,7 +74,7 @@ func (h *held) Error() string { return h.reason }
 // mayReplace returns the Deployer's Admit: with dane: hold it refuses a certificate that mail servers
 // with DANE would not accept yet.
 func (a *attempt) mayReplace() func(context.Context, []*x509.Certificate, []*x509.Certificate) error {
-	if a.target.DANE == daneOff {
+	if !a.target.usesDANE() {
 		return nil
 	}
 	return func(ctx context.Context, present, wanted []*x509.Certificate) error {
@@ -122,7 +125,7 @@ func heldFailure(err error) *verdict.Failure {
 // mayReturn is mayReplace of a rollback. An operator orders it because something is wrong now, so it does
 // not wait; only a former certificate with which mail servers would stop to deliver is refused.
 func (a *attempt) mayReturn() func(context.Context, []*x509.Certificate, []*x509.Certificate) error {
-	if a.target.DANE == daneOff {
+	if !a.target.usesDANE() {
 		return nil
 	}
 	return func(ctx context.Context, present, wanted []*x509.Certificate) error {
@@ -143,7 +146,7 @@ func (c *Courier) daneFindings(ctx context.Context, t *Target, present, wanted [
 	if wanted == nil {
 		return c.daneOfPresent(ctx, t, present)
 	}
-	if t.DANE == daneOff || len(present) > 0 && present[0].Equal(wanted[0]) {
+	if !t.usesDANE() || len(present) > 0 && present[0].Equal(wanted[0]) {
 		return nil
 	}
 	v := c.opts.Resolver.Check(ctx, t.change(present, wanted), dane.State{}, time.Now())
@@ -162,7 +165,7 @@ func (c *Courier) daneFindings(ctx context.Context, t *Target, present, wanted [
 
 // daneOfPresent says whether the certificate that is there now fits the records.
 func (c *Courier) daneOfPresent(ctx context.Context, t *Target, present []*x509.Certificate) []verdict.Finding {
-	if t.DANE == daneOff || len(present) == 0 {
+	if !t.usesDANE() || len(present) == 0 {
 		return nil
 	}
 	v := c.opts.Resolver.Check(ctx, t.change(present, present), dane.State{}, time.Now())

@@ -175,7 +175,7 @@ func TestDANEOfTargets(t *testing.T) {
 	}{
 		{[]string{"type: postfix", verified}, "hold"},
 		{[]string{"type: postfix", verified, "dane: warn"}, "warn"},
-		{[]string{"type: dovecot", verified}, "off"},
+		{[]string{"type: dovecot", verified}, ""},
 		{[]string{"type: file", verified}, "hold"},
 		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:25"}`}, "hold"},
 		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:443", protocol: tls}`}, "off"},

@@ -113,6 +113,9 @@ func (h Deployer) deploy(ctx context.Context, d Deployment, c *contents) (*Resul
 	if same {
 		return t.result(Unchanged), nil
 	}
+	if err := t.checkServer(); err != nil {
+		return nil, err
+	}
 	if err := t.admit(); err != nil {
 		return nil, err
 	}
