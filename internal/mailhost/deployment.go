@@ -213,7 +213,7 @@ func (d Deployment) Problems() (found []Problem) {
 			found = append(found, p)
 		}
 		if d.LocalName != "" && e.protocol() == LMTP {
-			problem("post_deploy_verify.endpoint", "%s is LMTP, where Dovecot serves the default certificate whatever local_name says", legible.Clean(e.Address, 255))
+			problem("local_name", "does not apply to LMTP, where Dovecot serves the default certificate: leave out the endpoint %s", legible.Clean(e.Address, 255))
 		}
 	}
 	return found
