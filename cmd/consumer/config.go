@@ -34,6 +34,8 @@ type Config struct {
 	Vault secrets.Config `yaml:"vault"`
 	// HTTP is the server of the dashboard, health checks and metrics.
 	HTTP HTTPConfig `yaml:"http"`
+	// Health is what /healthz and the log report.
+	Health HealthConfig `yaml:"health"`
 	// Events says what events may name, and what happens to those without a target.
 	Events EventsConfig `yaml:"events"`
 	// Spool is where `certpost publish` keeps events that it cannot publish at once.
@@ -239,6 +241,7 @@ func defaultConfig() *Config {
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
+		Health: HealthConfig{ExpiryWarning: expiresSoon},
 		DNS:    DNSConfig{Timeout: 5 * time.Second},
 		Alerts: defaultAlerts(),
 		Log:    LogConfig{Level: "info", Format: "auto"},
@@ -428,7 +431,7 @@ func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: c.Events.general(), Sources: c.Events.sources(),
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
-		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Resolver: c.DNS.resolver(), Readdress: c.HTTP.EditAndReplay.recipients(),
+		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Resolver: c.DNS.resolver(), ExpiryWarning: c.Health.ExpiryWarning, Readdress: c.HTTP.EditAndReplay.recipients(),
 	}
 }
 

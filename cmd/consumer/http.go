@@ -288,14 +288,18 @@ func (h *health) examine(ctx context.Context) []check {
 	if h.s.alerts != nil {
 		h.checks = append(h.checks, verdictOn("alerts", "alerts", degraded, h.s.alerts.Health()))
 	}
-	if err := h.s.keys.health(); err != nil {
-		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
+	now, warning := time.Now(), h.s.cfg.Health.ExpiryWarning
+	if c, there := h.s.keys.health(now); there {
+		h.checks = append(h.checks, c)
+	}
+	if c, there := relayCertificates(h.s.courier.RelayCertificates(), now, warning); there {
+		h.checks = append(h.checks, c)
 	}
 	if c := h.s.http.certificate; c != nil {
-		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
+		h.checks = append(h.checks, c.check("tls", now, warning))
 	}
 	if c := h.s.natsCertificate; c != nil {
-		h.checks = append(h.checks, verdictOn("nats-tls", "nats-tls", degraded, c.health()))
+		h.checks = append(h.checks, c.check("nats-tls", now, warning))
 	}
 	h.at = time.Now()
 	return h.checks

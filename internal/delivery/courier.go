@@ -7,6 +7,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/certpost/certpost/internal/dane"
 	"github.com/certpost/certpost/internal/events"
@@ -39,6 +40,8 @@ type Options struct {
 	HostLane string
 	// Resolver asks for TLSA records; nil means the name servers of this host.
 	Resolver *dane.Resolver
+	// ExpiryWarning is how long before its end a recipient's key is reported; 0 means KeyWarning.
+	ExpiryWarning time.Duration
 	// Deployed, when set, is called after files on this mail host were replaced.
 	Deployed func()
 	// Reached, when set, is called at the named points of a deployment; for tests.
@@ -57,6 +60,7 @@ type Courier struct {
 	pool   *smtp.Pool
 	tokens *tokens
 
+	shown    relayCertificates
 	breakers smtp.Breakers
 	bundles  payload.Cache
 	files    payload.Shared
