@@ -5,6 +5,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/certpost/certpost/internal/broker"
 )
 
 // mailProgram is what init knows of a program on a mail host.
@@ -47,11 +49,11 @@ func (c *initCmd) mailHostText() string {
 	} else {
 		fmt.Fprintf(&b, `# An agent: it serves the lane of this host alone. certpost nats-account prints its user; the same targets stand in the
 # configuration of the processes that resolve events.
-nats: {url: %[1]q, user: mailhost-%[2]s, password: {file: /etc/certpost/nats-password}, inbox_prefix: _INBOX_mailhost-%[2]s}
+nats: {url: %[1]q, user: %[2]s, password: {file: /etc/certpost/nats-password}, inbox_prefix: _INBOX_%[2]s}
 audit: {key: {file: /etc/certpost/audit.key}}   # the same on all processes; or {vault: {...}}
 events: {file_roots: [/etc/certpost/keys]}      # where events may name private keys; or secret_paths, in Vault
 # vault: {address: "https://vault.example.com:8200", auth: {method: approle, role_id: {file: /etc/certpost/role_id}, secret_id: {file: /etc/certpost/secret_id}}}
-`, c.NATSURL, c.MailHost)
+`, c.NATSURL, broker.HostUser(c.MailHost))
 	}
 	b.WriteString("http: {listen: \"127.0.0.1:8080\"}          # health and metrics\n\ntargets:\n")
 	for _, program := range c.Programs {

@@ -101,7 +101,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.event.UseLeaf, Newer: j.newer, Limits: j, Override: j.recipients, Hold: j.entry.Hold,
 	})
 	l.activity.note(receipt, failure)
-	if failure == nil || !failure.Untried {
+	if failure == nil || !failure.Untried && failure.Hold == nil {
 		r.metrics.attempt(l.label, receipt, failure)
 	}
 	j.settle(ctx, receipt, failure)
