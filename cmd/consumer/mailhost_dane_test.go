@@ -98,9 +98,10 @@ func TestKeyWaitsForItsRecord(t *testing.T) {
 		return strings.Contains(status, "deliveries held back")
 	})
 	_, page := get(o.service, "/deliveries/mx/"+events.Token("e2"))
+	_, relays := get(o.service, "/relays")
 	_, healthz := get(o.service, "/healthz")
 	_, metrics := get(o.service, "/metrics")
-	for name, text := range map[string]string{"deliveries show": shown, "certpost status": status, "the page": page, "/healthz": healthz, "the log": o.log.String()} {
+	for name, text := range map[string]string{"deliveries show": shown, "certpost status": status, "the page": page, "the page of the lanes": relays, "/healthz": healthz, "the log": o.log.String()} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s lacks the record:\n%s", name, text)
 		}
