@@ -25,9 +25,6 @@ const (
 	// later than the file.
 	certificateInterval = 2 * time.Second
 	certificateRetry    = 30 * time.Second
-
-	// expiresSoon is how long before its expiry a certificate is reported.
-	expiresSoon = 14 * 24 * time.Hour
 )
 
 // A certificate's use, for logs and errors: the section of the configuration, and its server.
@@ -206,28 +203,47 @@ func (c *serverCertificate) failed() error {
 	return c.failure
 }
 
-// health returns what the operator should fix: nil, or why the certificate is degraded.
-func (c *serverCertificate) health() error {
+// leaf is the certificate in use.
+func (c *serverCertificate) leaf() *x509.Certificate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	problem := validity(c.current.Leaf, time.Now())
-	switch {
-	case c.failure == nil:
-		return problem
-	case problem == nil:
-		return fmt.Errorf("the new files cannot be used: %w", c.failure)
-	}
-	return fmt.Errorf("%w, and the new files cannot be used: %w", problem, c.failure)
+	return c.current.Leaf
 }
 
-// validity returns why a certificate is not valid, or that it expires soon.
-func validity(leaf *x509.Certificate, now time.Time) error {
+// health returns what the operator should fix: nil, or why the certificate is degraded or, once it has
+// expired, unhealthy.
+func (c *serverCertificate) health(now time.Time, warning time.Duration) error {
+	failure, problem := c.failed(), validity(c.leaf(), now, warning)
+	switch {
+	case failure == nil:
+		return problem
+	case problem == nil:
+		return fmt.Errorf("the new files cannot be used: %w", failure)
+	}
+	return fmt.Errorf("%w, and the new files cannot be used: %w", problem, failure)
+}
+
+// check is health as a line of /healthz.
+func (c *serverCertificate) check(name string, now time.Time, warning time.Duration) check {
+	bad := degraded
+	if expiry(c.leaf().NotAfter, now, warning) == unhealthy {
+		bad = unhealthy
+	}
+	line := verdictOn(name, "tls", bad, c.health(now, warning))
+	if name != "tls" {
+		line.Tags = []string{name, "tls"}
+	}
+	return line
+}
+
+// validity returns why a certificate is not valid, or that it expires within the warning.
+func validity(leaf *x509.Certificate, now time.Time, warning time.Duration) error {
 	switch {
 	case now.After(leaf.NotAfter):
 		return errors.New("the certificate expired " + when(leaf.NotAfter))
 	case now.Before(leaf.NotBefore):
 		return errors.New("the certificate is not valid before " + when(leaf.NotBefore))
-	case leaf.NotAfter.Sub(now) < expiresSoon:
+	case leaf.NotAfter.Sub(now) < warning:
 		return errors.New("the certificate expires " + when(leaf.NotAfter))
 	}
 	return nil

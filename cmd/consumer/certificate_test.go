@@ -113,7 +113,7 @@ func TestCertificateReload(t *testing.T) {
 			if !got.Leaf.Equal(inUse.leaf) {
 				t.Errorf("%s: another certificate is in use", name)
 			}
-			err := c.health()
+			err := c.health(time.Now(), 14*day)
 			if (err == nil) != (health == "") || err != nil && !strings.Contains(err.Error(), health) {
 				t.Errorf("%s: health %v, want %q", name, err, health)
 			}
@@ -154,7 +154,7 @@ func TestCertificateReload(t *testing.T) {
 		time.Sleep(time.Hour)
 		step("expires soon", third, "the certificate expires ")
 		for at, want := range map[time.Duration]string{0: "expires ", 15 * day: "expired ", -2 * day: "is not valid before "} {
-			if err := validity(third.leaf, now.Add(at+2*time.Hour)); err == nil || !strings.HasPrefix(err.Error(), "the certificate "+want) {
+			if err := validity(third.leaf, now.Add(at+2*time.Hour), 14*day); err == nil || !strings.HasPrefix(err.Error(), "the certificate "+want) {
 				t.Errorf("%v: %v, want %q", at, err, want)
 			}
 		}
@@ -325,7 +325,7 @@ func TestDashboardOverTLS(t *testing.T) {
 		}
 		return conn.Close() == nil
 	})
-	if err := service.http.certificate.health(); err != nil {
+	if err := service.http.certificate.health(time.Now(), expiresSoon); err != nil {
 		t.Errorf("health: %v", err)
 	}
 	if said := o.log.String(); strings.Contains(said, "canary") {

@@ -41,7 +41,7 @@ func (h *HTTPConfig) inspect(ctx context.Context, now time.Time) []config.Proble
 
 // unwise returns why a certificate is not valid for the dashboard, or will soon not be.
 func (h *HTTPConfig) unwise(leaf *x509.Certificate, now time.Time) error {
-	if err := validity(leaf, now); err != nil {
+	if err := validity(leaf, now, expiresSoon); err != nil {
 		return err
 	}
 	if home, err := h.home(); err == nil && leaf.VerifyHostname(home.Hostname()) != nil {

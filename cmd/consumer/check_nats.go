@@ -24,7 +24,7 @@ func (n *NATSConfig) inspect(ctx context.Context, dataDir string, now time.Time)
 		c, err := openCertificate(ctx, embeddedNATS, n.TLS.serverFiles(), nil, zerolog.Nop())
 		if err != nil {
 			f.err("nats.tls", errors.Unwrap(err).Error())
-		} else if err := validity(c.current.Leaf, now); err != nil {
+		} else if err := validity(c.current.Leaf, now, expiresSoon); err != nil {
 			f.warn("nats.tls.cert_file", err.Error())
 		}
 	}

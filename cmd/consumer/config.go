@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/certpost/certpost/examples"
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/dane"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -32,6 +34,8 @@ type Config struct {
 	Vault secrets.Config `yaml:"vault"`
 	// HTTP is the server of the dashboard, health checks and metrics.
 	HTTP HTTPConfig `yaml:"http"`
+	// Health is what /healthz and the log report.
+	Health HealthConfig `yaml:"health"`
 	// Events says what events may name, and what happens to those without a target.
 	Events EventsConfig `yaml:"events"`
 	// Spool is where `certpost publish` keeps events that it cannot publish at once.
@@ -44,6 +48,8 @@ type Config struct {
 	// targets of type postfix, dovecot and file. Only this process makes the deliveries for
 	// that host (lane host-NAME); without the key it makes none for mail hosts. Example: mx1.
 	MailHost string `yaml:"mail_host"`
+	// DNS is how TLSA records of mail hosts are looked up (docs/mail-hosts.md).
+	DNS DNSConfig `yaml:"dns"`
 	// Relays are credentials, TLS and limits of relays, for all targets that use them.
 	Relays delivery.Relays `yaml:"relays" override:"false"`
 	// Targets define who receives which certificates. Set only one of targets,
@@ -150,6 +156,42 @@ type RetryConfig struct {
 	Multiplier float64 `yaml:"multiplier" min:"1" max:"10"`
 }
 
+// DNSConfig is the section dns.
+type DNSConfig struct {
+	// Servers are name servers that validate DNSSEC, host:port or an address, asked in this order.
+	// Certpost believes their AD bit, so nothing on the way to them may be able to change answers.
+	// Default: those in /etc/resolv.conf; they are believed if they run on this host, or if the
+	// file has options trust-ad. Example: ["127.0.0.1"].
+	Servers []string `yaml:"servers"`
+	// Timeout is the time limit of one question to one server.
+	Timeout time.Duration `yaml:"timeout" min:"100ms" max:"1m"`
+}
+
+// resolver returns the resolver of the settings.
+func (c DNSConfig) resolver() *dane.Resolver {
+	r := &dane.Resolver{Timeout: c.Timeout}
+	for _, s := range c.Servers {
+		r.Servers = append(r.Servers, dane.Server{Address: dnsAddress(s), Trusted: true})
+	}
+	return r
+}
+
+// dnsAddress adds the port of DNS to an address without one.
+func dnsAddress(text string) string {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return net.JoinHostPort(addr.String(), "53")
+	}
+	return text
+}
+
+func (c DNSConfig) validate(f *findings) {
+	for i, s := range c.Servers {
+		if _, err := netip.ParseAddrPort(dnsAddress(s)); err != nil {
+			f.err(fmt.Sprintf("dns.servers[%d]", i), fmt.Sprintf("want the IP address of a name server, with or without a port, not %q", s))
+		}
+	}
+}
+
 // LogConfig is the section log.
 type LogConfig struct {
 	// Level is the lowest level that is written.
@@ -201,6 +243,8 @@ func defaultConfig() *Config {
 			Concurrency: 64, Retry: RetryConfig{Initial: 5 * time.Second, Max: time.Hour, Multiplier: 2},
 			GiveUpAfter: 72 * time.Hour, OnUnknownOutcome: "resend", Grace: 25 * time.Second, ProductName: "Certpost",
 		},
+		Health:    HealthConfig{ExpiryWarning: expiresSoon},
+		DNS:       DNSConfig{Timeout: 5 * time.Second},
 		Alerts:    defaultAlerts(),
 		DemoRelay: defaultDemoRelay(),
 		Log:       LogConfig{Level: "info", Format: "auto"},
@@ -326,6 +370,7 @@ func (c *Config) validate() []config.Problem {
 	}
 	f = append(f, delivery.ValidateHost(c.MailHost)...)
 	c.HTTP.validate(&f)
+	c.DNS.validate(&f)
 	c.Audit.validate(&f)
 	c.DemoRelay.validate(&f)
 	c.Events.validate(&f)
@@ -390,7 +435,7 @@ func (c *Config) courierOptions() delivery.Options {
 	return delivery.Options{
 		EventSecrets: c.Events.general(), Sources: c.Events.sources(),
 		InvalidDates: c.Events.InvalidDates, Product: c.Delivery.ProductName,
-		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Readdress: c.HTTP.EditAndReplay.recipients(),
+		Words: c.Delivery.words, MessageIDDomain: c.Delivery.MessageIDDomain, HELO: c.Delivery.HELOName, HostLane: c.hostLane(), Resolver: c.DNS.resolver(), ExpiryWarning: c.Health.ExpiryWarning, Readdress: c.HTTP.EditAndReplay.recipients(),
 	}
 }
 

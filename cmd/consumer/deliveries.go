@@ -207,6 +207,12 @@ func deliveryFields(e broker.Entry) [][2]string {
 		fields = append(fields, [2]string{"Last failure", string(f.Code) + " in " + string(f.Phase)}, [2]string{"Reason", f.Reason},
 			[2]string{"Reply", reply(f.ReplyCode, f.EnhancedCode, f.Reply)}, [2]string{"Sent?", string(f.Certainty)}, [2]string{"Rollback of the failure", string(f.Rollback)})
 	}
+	if h := e.Hold; h != nil && e.HeldBack() {
+		for _, line := range h.Publish {
+			fields = append(fields, [2]string{"Publish in DNS", line})
+		}
+		fields = append(fields, [2]string{"Records fit since", when(h.Fits)}, [2]string{"Deployed at", when(h.Until)}, [2]string{"Present one expires", when(h.Expires)})
+	}
 	if r := e.Receipt; r != nil && r.OnHost() {
 		fields = append(fields, hostFields(e)...)
 	} else if r != nil {

@@ -18,6 +18,7 @@ type hostWatch struct {
 	hourly // also ordered when something was deployed, or the definitions have changed
 
 	certificates func(context.Context) []delivery.HostCertificate
+	warning      time.Duration // before the end of a certificate
 	log          zerolog.Logger
 	expiry       *prometheus.GaugeVec
 	otherwise    *prometheus.GaugeVec
@@ -27,9 +28,9 @@ type hostWatch struct {
 	said map[string]bool // what the log has said today
 }
 
-func newHostWatch(certificates func(context.Context) []delivery.HostCertificate, registry prometheus.Registerer, log zerolog.Logger) *hostWatch {
+func newHostWatch(certificates func(context.Context) []delivery.HostCertificate, warning time.Duration, registry prometheus.Registerer, log zerolog.Logger) *hostWatch {
 	labels := []string{"target", "where"}
-	w := &hostWatch{certificates: certificates, log: log, hourly: newHourly(), said: map[string]bool{},
+	w := &hostWatch{certificates: certificates, warning: warning, log: log, hourly: newHourly(), said: map[string]bool{},
 		expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "certpost_mail_host_certificate_expiry_timestamp_seconds",
 			Help: "When a certificate on this mail host expires, in seconds since 1970: that of a target's file, or served at an endpoint."}, labels),
 		otherwise: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "certpost_mail_host_served_otherwise",
@@ -59,7 +60,7 @@ func (w *hostWatch) look(ctx context.Context) {
 			}
 			w.otherwise.WithLabelValues(c.Target, c.Where).Set(value)
 		}
-		if text := c.Problem(now, delivery.KeyWarning); text != "" {
+		if text := c.Problem(now, w.warning); text != "" {
 			today := now.Format(time.DateOnly) + text
 			if said[today] = true; !w.said[today] {
 				w.log.Warn().Str("problem", text).Msg("a certificate on this mail host needs attention")
@@ -76,11 +77,10 @@ func (w *hostWatch) look(ctx context.Context) {
 func (w *hostWatch) health(now time.Time) (c check, there bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	const shown = 5
 	c = check{Name: "mail_host_certificates", Tags: []string{"tls"}, Status: healthy}
 	var texts []string
 	for _, one := range w.seen {
-		text := one.Problem(now, delivery.KeyWarning)
+		text := one.Problem(now, w.warning)
 		if text == "" {
 			continue
 		}
@@ -90,7 +90,7 @@ func (w *hostWatch) health(now time.Time) (c check, there bool) {
 		if one.Expired(now) {
 			c.Status = unhealthy
 		}
-		if len(texts) < shown {
+		if len(texts) < shownProblems {
 			texts = append(texts, text)
 		}
 	}

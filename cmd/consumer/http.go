@@ -283,6 +283,9 @@ func (h *health) examine(ctx context.Context) []check {
 	if away, there := h.hosts(ctx); there {
 		h.checks = append(h.checks, verdictOn("mail_hosts", "mail_host", degraded, away))
 	}
+	if c, there := h.heldBack(ctx); there {
+		h.checks = append(h.checks, c)
+	}
 	if c, there := h.s.onHost.health(time.Now()); there {
 		h.checks = append(h.checks, c)
 	}
@@ -292,14 +295,18 @@ func (h *health) examine(ctx context.Context) []check {
 	if h.s.alerts != nil {
 		h.checks = append(h.checks, verdictOn("alerts", "alerts", degraded, h.s.alerts.Health()))
 	}
-	if err := h.s.keys.health(); err != nil {
-		h.checks = append(h.checks, verdictOn("recipient_keys", "tls", degraded, err))
+	now, warning := time.Now(), h.s.cfg.Health.ExpiryWarning
+	if c, there := h.s.keys.health(now); there {
+		h.checks = append(h.checks, c)
+	}
+	if c, there := relayCertificates(h.s.courier.RelayCertificates(), now, warning); there {
+		h.checks = append(h.checks, c)
 	}
 	if c := h.s.http.certificate; c != nil {
-		h.checks = append(h.checks, verdictOn("tls", "tls", degraded, c.health()))
+		h.checks = append(h.checks, c.check("tls", now, warning))
 	}
 	if c := h.s.natsCertificate; c != nil {
-		h.checks = append(h.checks, verdictOn("nats-tls", "nats-tls", degraded, c.health()))
+		h.checks = append(h.checks, c.check("nats-tls", now, warning))
 	}
 	h.at = time.Now()
 	return h.checks
@@ -325,6 +332,39 @@ func (h *health) hosts(ctx context.Context) (away error, there bool) {
 		return errors.New(strings.Join(texts, "; ")), true
 	}
 	return nil, true
+}
+
+// heldBack says which deployments wait for records in DNS, on this host or, in a process that may look
+// at other lanes, on all; there is false if none does. It is unhealthy if the certificate that a host
+// has now ends soon.
+func (h *health) heldBack(ctx context.Context) (c check, there bool) {
+	var lanes []broker.LaneInfo
+	for _, s := range h.s.runner.LaneStatus() {
+		if len(s.HeldBack) > 0 {
+			lanes = append(lanes, broker.LaneInfo{Lane: s.Lane, Statuses: []broker.LaneStatus{s}})
+		}
+	}
+	if !h.s.cfg.agent && slices.ContainsFunc(h.s.courier.Lanes(), func(lane string) bool { return verdict.OnHost(lane) && lane != h.s.cfg.hostLane() }) {
+		all, err := h.s.broker.LaneInfos(ctx)
+		if err != nil {
+			return c, false // the check of the mail hosts says so
+		}
+		for _, lane := range all {
+			if lane.Lane != h.s.cfg.hostLane() {
+				lanes = append(lanes, lane)
+			}
+		}
+	}
+	c = check{Name: "held_back", Tags: []string{"mail_host", "tls"}, Status: degraded}
+	var texts []string
+	for _, lane := range lanes {
+		held, urgent := desk.HeldWords(lane)
+		if texts = append(texts, held...); urgent {
+			c.Status = unhealthy
+		}
+	}
+	c.Message = strings.Join(texts, "; ")
+	return c, len(texts) > 0
 }
 
 // nats is unhealthy while events or deliveries do not get on, and degraded while something

@@ -23,6 +23,9 @@ type initCmd struct {
 	To       []string `help:"Recipient's address (repeatable)." placeholder:"ADDRESS"`
 	Names    []string `help:"DNS names whose certificates are sent, such as *.example.com (repeatable; default: all)." placeholder:"GLOB"`
 	Payload  string   `help:"What is attached: pem, der, pkcs7 or zip; kinds with a private key need secrets, which you add by hand." enum:"pem,der,pkcs7,zip" default:"pem"`
+	MailHost string   `name:"mail-host" help:"Write the configuration of a mail host instead: the name of this host, such as mx1. --names are its DNS names." placeholder:"NAME"`
+	Programs []string `name:"program" help:"Program on the mail host: postfix or dovecot (repeatable)." enum:"postfix,dovecot" default:"postfix,dovecot"`
+	NATSURL  string   `name:"nats-url" help:"NATS server elsewhere, to which an agent on the mail host connects." placeholder:"URL"`
 	Force    bool     `help:"Replace the file if it exists."`
 }
 
@@ -35,6 +38,9 @@ func (c *initCmd) Run(a *app) error {
 		return err
 	}
 	text := c.text()
+	if c.MailHost != "" {
+		text = c.mailHostText()
+	}
 	if err := c.check(a, text); err != nil {
 		return err
 	}
@@ -42,6 +48,10 @@ func (c *initCmd) Run(a *app) error {
 		return &failure{exitFailed, err}
 	}
 	fmt.Fprintf(a.stdout, "%s is written. Next:\n", c.File)
+	if c.MailHost != "" {
+		fmt.Fprint(a.stdout, c.nextOnMailHost())
+		return nil
+	}
 	if c.Username != "" {
 		fmt.Fprintf(a.stdout, "  export SMTP_PASSWORD=...                   the password of %s\n", c.Username)
 	}
@@ -77,6 +87,19 @@ func (c *initCmd) ask(a *app) error {
 			set(answer)
 		}
 	}
+	if c.MailHost != "" {
+		question("--names", "DNS name of the mail host", "", len(c.Names) > 0, func(s string) { c.Names = []string{s} })
+		if missing != nil {
+			return usage("init --mail-host needs %s", strings.Join(missing, ", "))
+		}
+		if strings.Contains(c.Names[0], "*") {
+			return usage("--names: the first is the name that clients use, so it has no wildcard: %q", c.Names[0])
+		}
+		return nil
+	}
+	if c.NATSURL != "" {
+		return usage("--nats-url is for --mail-host")
+	}
 	question("--host", "Host name of the SMTP relay", "", c.Host != "", func(s string) { c.Host = s })
 	question("--from", "Address of the sender", "", c.From != "", func(s string) { c.From = s })
 	question("--to", "Address of the recipient", "", len(c.To) > 0, func(s string) { c.To = []string{s} })
@@ -94,17 +117,10 @@ func (c *initCmd) ask(a *app) error {
 
 // text is the configuration.
 func (c *initCmd) text() string {
-	quoted := func(all []string) string {
-		out := make([]string, len(all))
-		for i, s := range all {
-			out[i] = strconv.Quote(s)
-		}
-		return strings.Join(out, ", ")
-	}
 	match := `issuers: ["*"]`
 	comment := "# every certificate; or dns_names: [\"*.example.com\"], labels: {env: prod}"
 	if len(c.Names) > 0 {
-		match, comment = "dns_names: ["+quoted(c.Names)+"]", "# issuers and labels may be added; all have to fit"
+		match, comment = "dns_names: ["+quotedList(c.Names)+"]", "# issuers and labels may be added; all have to fit"
 	}
 	login := "    auth_method: none\n"
 	if c.Username != "" {
@@ -126,7 +142,16 @@ targets:
 %[6]s    from_address: %[7]q
     to: [%[8]s]
     payload: %[9]s                        # pem_and_key, pkcs12 and jks need a private key in the event
-`, filepath.Base(c.File), match, comment, c.Host, c.Port, login, c.From, quoted(c.To), cmp.Or(c.Payload, payload.PEM))
+`, filepath.Base(c.File), match, comment, c.Host, c.Port, login, c.From, quotedList(c.To), cmp.Or(c.Payload, payload.PEM))
+}
+
+// quotedList is a list of texts for a sequence in YAML.
+func quotedList(all []string) string {
+	out := make([]string, len(all))
+	for i, s := range all {
+		out[i] = strconv.Quote(s)
+	}
+	return strings.Join(out, ", ")
 }
 
 // check refuses answers with which the configuration would be invalid.

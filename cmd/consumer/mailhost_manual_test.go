@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -63,22 +65,53 @@ func TestMailHostManual(t *testing.T) {
 			t.Errorf("no target is in %s: %s", lane, text)
 		}
 	}
-	unit := filepath.Join(dir, "certpost-mailhost.service")
-	if err := os.WriteFile(unit, []byte(strings.ReplaceAll(block("ini")[0], "/usr/local/bin/certpost", "/bin/true")), 0o644); err != nil {
-		t.Fatal(err)
+	units := block("ini")
+	whole := strings.ReplaceAll(units[0], "/usr/local/bin/certpost", "/bin/true")
+	unprivileged := regexp.MustCompile(`(?m)^CapabilityBoundingSet=.*\n`).ReplaceAllString(whole, units[1])
+	if !strings.Contains(unprivileged, "User=certpost\nAmbientCapabilities=CAP_KILL\n") {
+		t.Errorf("the unit without root is %s", unprivileged)
 	}
-	if analyze := lab.Find("systemd-analyze"); analyze != "" {
-		if said := lab.Output(t, analyze, "verify", "--man=no", unit); said != "" {
-			t.Errorf("systemd says of the unit: %s", said)
+	for i, text := range []string{whole, strings.ReplaceAll(unprivileged, "User=certpost", "User=daemon")} {
+		unit := filepath.Join(dir, fmt.Sprintf("certpost-mailhost%d.service", i))
+		if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if analyze := lab.Find("systemd-analyze"); analyze != "" {
+			if said := lab.Output(t, analyze, "verify", "--man=no", unit); said != "" {
+				t.Errorf("systemd says of the unit: %s", said)
+			}
 		}
 	}
-	rules := filepath.Join(dir, "sudoers")
-	if err := os.WriteFile(rules, []byte(block("sudoers")[0]), 0o440); err != nil {
+	trySudo(t, block("sudoers")[0])
+}
+
+// trySudo has sudo itself check the lines and run the commands in them, in a mount namespace with these
+// lines as /etc/sudoers and a script for each program that says who runs it.
+func trySudo(t *testing.T, lines string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		lab.Skip(t, "sudo's rules are read from /etc only, which only root can mount over")
+	}
+	lab.Need(t, "sudo")
+	dir := t.TempDir()
+	rules, program := filepath.Join(dir, "sudoers"), filepath.Join(dir, "program")
+	if err := errors.Join(os.WriteFile(rules, []byte(strings.ReplaceAll(lines, "certpost ", "nobody ")), 0o440),
+		os.WriteFile(program, []byte("#!/bin/sh\necho \"$(id -u) $0 $*\"\n"), 0o755), os.Chmod(program, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if visudo := lab.Find("visudo"); visudo != "" {
-		if said := lab.Output(t, visudo, "-q", "-c", "-f", rules); said != "" {
-			t.Errorf("sudo says of the lines: %s", said)
-		}
+	if said := lab.Output(t, lab.Need(t, "visudo"), "-q", "-c", "-f", rules); said != "" {
+		t.Errorf("sudo says of the lines: %s", said)
+	}
+	script := "mount --bind " + rules + " /etc/sudoers\n"
+	for _, name := range []string{"/usr/sbin/postfix", "/usr/bin/doveadm"} {
+		script += "mount --bind " + program + " " + name + "\n"
+	}
+	for _, command := range []string{"/usr/sbin/postfix reload", "/usr/sbin/postfix check", "/usr/bin/doveadm reload", "/usr/sbin/postfix stop", "/usr/bin/doveadm stop", "/bin/sh -c id"} {
+		script += "setpriv --reuid=65534 --regid=65534 --clear-groups sudo -n " + command + " 2>/dev/null || echo refused " + command + "\n"
+	}
+	said := lab.Output(t, lab.Need(t, "unshare"), "--mount", "sh", "-ec", script)
+	want := "0 /usr/sbin/postfix reload\n0 /usr/sbin/postfix check\n0 /usr/bin/doveadm reload\nrefused /usr/sbin/postfix stop\nrefused /usr/bin/doveadm stop\nrefused /bin/sh -c id\n"
+	if said != strings.TrimSpace(want) && said != want {
+		t.Errorf("sudo says\n%s\nwant\n%s", said, want)
 	}
 }

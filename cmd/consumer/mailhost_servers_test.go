@@ -60,7 +60,7 @@ func newMailHost(t *testing.T) *mailHost {
 	// The reload of Postfix kills the program first if a file says so: after the files were replaced.
 	reload := fmt.Sprintf("if rm %s/kill 2>/dev/null; then kill -9 $PPID; fi; exec postfix -c %s reload", h.dir, h.server.ConfigDir)
 	h.write("certpost.yaml", anyPorts+"mail_host: mx1\nevents: {file_roots: ["+h.dir+"]}\ntargets:\n"+
-		fmt.Sprintf("  - {id: mx1-postfix, type: postfix, host: mx1, cert_path: %[1]s, key_path: %[1]s, validate_command: postfix -c %[2]s check, reload_command: [sh, -c, %[3]q], post_deploy_verify: %[4]s}\n",
+		fmt.Sprintf("  - {id: mx1-postfix, type: postfix, host: mx1, dane: off, cert_path: %[1]s, key_path: %[1]s, validate_command: postfix -c %[2]s check, reload_command: [sh, -c, %[3]q], post_deploy_verify: %[4]s}\n",
 			h.postfix, h.server.ConfigDir, reload, verify(h.server.SMTP, "smtp"))+
 		fmt.Sprintf("  - {id: mx1-dovecot, type: dovecot, host: mx1, cert_path: %[1]s, key_path: %[1]s, validate_command: doveconf -n -c %[2]s, reload_command: doveadm -c %[2]s reload, post_deploy_verify: %[3]s}\n",
 			h.dovecot, h.server.DovecotConf, verify(h.server.IMAPS, "tls")))

@@ -11,14 +11,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/pavlo-v-chernykh/keystore-go/v4"
-	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/delivery"
@@ -33,13 +29,20 @@ type hostFixture struct {
 	files string // the directory of the deployed files
 }
 
-// newHostFixture has the targets file (one file), broken (its reload fails) and away (on mx2).
-func newHostFixture(t *testing.T) *hostFixture {
+// newBareHost has a directory for the files of targets, and the program is not started yet.
+func newBareHost(t *testing.T) *hostFixture {
 	t.Helper()
 	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
 	if err := os.Mkdir(o.files, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return o
+}
+
+// newHostFixture has the targets file (one file), broken (its reload fails) and away (on mx2).
+func newHostFixture(t *testing.T) *hostFixture {
+	t.Helper()
+	o := newBareHost(t)
 	o.more = func() string {
 		return o.hostTarget("file", "mx1", "/bin/sh -c 'echo reloaded >> "+o.dir+"/reloads'") +
 			o.hostTarget("broken", "mx1", "/bin/sh -c 'test ! -e "+o.dir+"/break'") +
@@ -436,61 +439,4 @@ func TestStillServed(t *testing.T) {
 	late.Expires = time.Now().Add(29 * 24 * time.Hour)
 	o.service.onHost.look(t.Context())
 	o.until("degraded before it expires", func() bool { return is("degraded", "expires on") })
-}
-
-// A target of type file may be a key store for Java or a PKCS#12 file, for Tomcat and others, or the
-// certificates alone, as PKCS#7 or as a trust store. The same certificate again is unchanged, and the
-// program is not reloaded, although the bytes of a new store would be other ones.
-func TestKeyStoresAsFiles(t *testing.T) {
-	t.Parallel()
-	o := &hostFixture{fixture: bareFixture(t), files: filepath.Join(t.TempDir(), "certs")}
-	if err := os.Mkdir(o.files, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	o.write("passphrase", p12Passphrase)
-	o.more = func() string {
-		target := func(id, kind, key string) string {
-			if key != "" {
-				key += ": {file: " + o.path("passphrase") + "}, "
-			}
-			return fmt.Sprintf("  - {id: %[1]s, type: file, host: mx1, cert_path: %[2]s/%[1]s, payload: %[3]s, %[4]sreload_command: [sh, -c, \"echo %[1]s >> %[5]s/reloads\"], post_deploy_verify: {enabled: false}}\n",
-				id, o.files, kind, key, o.dir)
-		}
-		return target("jks", "jks", "keystore_password") + target("p12", "pkcs12", "pkcs12_passphrase") +
-			target("p7b", "pkcs7", "") + target("roots", "pkcs12_truststore", "keystore_password")
-	}
-	o.furnish("mail_host: mx1\n")
-	all := []string{"jks", "p12", "p7b", "roots"}
-	chain := o.issueTo("e1", all...)
-	keys := map[string]verdict.KeySent{"jks": verdict.KeyEncrypted, "p12": verdict.KeyEncrypted, "p7b": verdict.KeyNone, "roots": verdict.KeyNone}
-	for _, target := range all {
-		r := o.entry("e1", target, broker.StateSent).Receipt
-		if r.State != "deployed" || r.PrivateKey != keys[target] || len(r.Files) != 1 {
-			t.Errorf("the receipt of %s is %+v", target, r)
-		}
-		if _, fetched := r.Secrets["file:"+o.path("e1.example.com.key")]; fetched != (keys[target] == verdict.KeyEncrypted) {
-			t.Errorf("the private key was fetched for %s: %v", target, fetched)
-		}
-	}
-	_, leaf, _, err := pkcs12.DecodeChain([]byte(o.content("p12")), p12Passphrase)
-	if err != nil || leaf.Subject.CommonName != "e1.example.com" {
-		t.Errorf("the PKCS#12 file: %v", err)
-	}
-	store := keystore.New()
-	if err := store.Load(strings.NewReader(o.content("jks")), []byte(p12Passphrase)); err != nil || len(store.Aliases()) != 1 {
-		t.Errorf("the key store: %v", err)
-	}
-	again := &events.Event{ID: "e2", Certificate: events.Certificate{PEM: chain}, PrivateKey: &events.Reference{File: o.path("e1.example.com.key")}, Targets: all}
-	if _, _, err := o.service.broker.Publish(t.Context(), again); err != nil {
-		t.Fatal(err)
-	}
-	for _, target := range all {
-		if r := o.entry("e2", target, broker.StateSent).Receipt; r.State != "unchanged" {
-			t.Errorf("the same certificate for %s: %+v", target, r)
-		}
-	}
-	text, _ := os.ReadFile(o.path("reloads"))
-	if reloads := strings.Fields(string(text)); len(reloads) != len(all) || !slices.Equal(slices.Sorted(slices.Values(reloads)), all) {
-		t.Errorf("reloads: %q", reloads)
-	}
 }

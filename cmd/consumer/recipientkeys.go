@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -20,16 +19,17 @@ type keyWatch struct {
 	hourly // also ordered when the definitions have changed
 
 	keys    func(context.Context) []delivery.RecipientKey
+	warning time.Duration // before the end of a key
 	log     zerolog.Logger
 	soonest prometheus.Gauge
 
 	mu   sync.Mutex
-	ends []delivery.RecipientKey // that cannot be used, or not for much longer
-	said map[string]bool         // what the log has said of them today
+	seen []delivery.RecipientKey
+	said map[string]bool // what the log has said of them today
 }
 
-func newKeyWatch(keys func(context.Context) []delivery.RecipientKey, registry prometheus.Registerer, log zerolog.Logger) *keyWatch {
-	w := &keyWatch{keys: keys, log: log, hourly: newHourly(), said: map[string]bool{}, soonest: prometheus.NewGauge(prometheus.GaugeOpts{
+func newKeyWatch(keys func(context.Context) []delivery.RecipientKey, warning time.Duration, registry prometheus.Registerer, log zerolog.Logger) *keyWatch {
+	w := &keyWatch{keys: keys, warning: warning, log: log, hourly: newHourly(), said: map[string]bool{}, soonest: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "certpost_recipient_key_expiry_timestamp_seconds",
 		Help: "When the first of the keys that mails are encrypted to expires, in seconds since 1970; 0 if none expires.",
 	})}
@@ -44,7 +44,6 @@ func (w *keyWatch) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return // a key that was not read because the program ends says nothing
 	}
-	var ends []delivery.RecipientKey
 	var first time.Time
 	now := time.Now()
 	said := map[string]bool{}
@@ -52,10 +51,9 @@ func (w *keyWatch) look(ctx context.Context) {
 		if !k.Expires.IsZero() && (first.IsZero() || k.Expires.Before(first)) {
 			first = k.Expires
 		}
-		if !k.Ends(now) {
+		if !k.Ends(now, w.warning) {
 			continue
 		}
-		ends = append(ends, k)
 		text := now.Format(time.DateOnly) + k.Target + k.String()
 		if said[text] = true; !w.said[text] {
 			w.log.Warn().Str("target", k.Target).Str("problem", k.String()).Msg("a key that mails are encrypted to ends")
@@ -68,23 +66,31 @@ func (w *keyWatch) look(ctx context.Context) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ends, w.said = ends, said
+	w.seen, w.said = keys, said
 }
 
-// health names the keys that cannot be used, or not for much longer.
-func (w *keyWatch) health() error {
+// health is unhealthy if a key has expired, degraded if one cannot be used otherwise, or expires soon. there
+// is false if no mail is encrypted.
+func (w *keyWatch) health(now time.Time) (c check, there bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	const shown = 5
+	c = check{Name: "recipient_keys", Tags: []string{"tls"}, Status: healthy}
 	var texts []string
-	for _, k := range w.ends[:min(len(w.ends), shown)] {
+	more := 0
+	for _, k := range w.seen {
+		if !k.Ends(now, w.warning) {
+			continue
+		}
+		c.Status = worse(c.Status, worse(degraded, expiry(k.Expires, now, w.warning)))
+		if len(texts) == shownProblems {
+			more++
+			continue
+		}
 		texts = append(texts, "target "+k.Target+": "+k.String())
 	}
-	if more := len(w.ends) - shown; more > 0 {
+	if more > 0 {
 		texts = append(texts, fmt.Sprintf("and %d more", more))
 	}
-	if len(texts) == 0 {
-		return nil
-	}
-	return errors.New(strings.Join(texts, "; "))
+	c.Message = strings.Join(texts, "; ")
+	return c, len(w.seen) > 0
 }

@@ -143,8 +143,9 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	options := cfg.courierOptions()
 	options.Deployed = func() { s.onHost.check() }
 	s.courier = delivery.NewCourier(cfg.Book, s.store, options)
-	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, registry, log)
-	s.onHost = newHostWatch(s.courier.HostCertificates, registry, log)
+	s.keys = newKeyWatch(s.courier.Inspector().RecipientKeys, cfg.Health.ExpiryWarning, registry, log)
+	s.onHost = newHostWatch(s.courier.HostCertificates, cfg.Health.ExpiryWarning, registry, log)
+	registry.MustRegister(newExpiryMetrics(s.courier.RelayCertificates, s.serverCertificates))
 	settings := cfg.settings()
 	settings.Host = s.courier
 	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
@@ -173,6 +174,14 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	}
 	return s, nil
+}
+
+// serverCertificates are those of the program's own servers.
+func (s *instance) serverCertificates() []*serverCertificate {
+	if s.http == nil {
+		return []*serverCertificate{s.natsCertificate}
+	}
+	return []*serverCertificate{s.http.certificate, s.natsCertificate}
 }
 
 func (s *instance) close() {

@@ -184,6 +184,49 @@ func TestSendTest(t *testing.T) {
 	}
 }
 
+// The configuration of a mail host has no problem and the recommended form: one file for key and chain.
+func TestInitOfAMailHost(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, test := range map[string]struct {
+		args  []string
+		want  []string // in the file
+		says  string
+		agent bool
+	}{
+		"whole": {nil, []string{"mail_host: mx1\n", "id: mx1-postfix", "id: mx1-dovecot", "key_path: /etc/postfix/certs/mx1.pem"}, "ssl_cert = </etc/dovecot/certs/mx1.pem", false},
+		"agent": {[]string{"--program", "postfix", "--nats-url", "tls://nats.example.com:4222"}, []string{"user: mailhost-mx1", "id: mx1-postfix"}, "certpost run --mail-host mx1", true},
+	} {
+		file := filepath.Join(dir, name+".yaml")
+		said := command(t, nil, append([]string{"init", "--file", file, "--mail-host", "mx1", "--names", "mx1.example.com", "--names", "mx.example.com"}, test.args...)...).done(t)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s lacks %q:\n%s", name, want, text)
+			}
+		}
+		if !strings.Contains(said, test.says) || !strings.Contains(said, "install -d -m 0755 -o root /etc/postfix/certs") || test.agent && strings.Contains(string(text), "dovecot") {
+			t.Errorf("%s:\n%s\n%s", name, said, text)
+		}
+		cfg, _, problems := loadConfig(file, nil)
+		if len(problems) > 0 || !cfg.Book.Current().HasLane("host-mx1") {
+			t.Errorf("%s: %v", name, problems)
+		}
+	}
+	other := filepath.Join(dir, "other.yaml")
+	command(t, nil, "init", "--file", other, "--mail-host", "mx1").failed(t, exitUsage, "certpost: init --mail-host needs --names\n")
+	command(t, nil, "init", "--file", other, "--mail-host", "mx1", "--names", "*.example.com").failed(t, exitUsage, "certpost: --names: the first is the name that clients use, so it has no wildcard: \"*.example.com\"\n")
+	if wrong := command(t, nil, "init", "--file", other, "--mail-host", "mx/1", "--names", "mx1.example.com"); wrong.code != exitUsage || !strings.Contains(wrong.stderr, "nothing was written") {
+		t.Errorf("%+v", wrong)
+	}
+	if _, err := os.Stat(other); err == nil {
+		t.Error("a file was written")
+	}
+}
+
 func TestInit(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

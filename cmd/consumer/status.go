@@ -104,6 +104,10 @@ func (o overview) print(a *app) error {
 		if lane.Away() {
 			fmt.Fprintln(a.stdout, "\n"+desk.AwayWords(lane.LaneInfo))
 		}
+		held, _ := desk.HeldWords(lane.LaneInfo)
+		for _, text := range held {
+			fmt.Fprintln(a.stdout, "\nheld back: "+printable(text))
+		}
 	}
 	if len(o.Groups) > 0 {
 		fmt.Fprintln(a.stdout, "\nThe causes of the dead letters: certpost dead-letters groups")

@@ -95,6 +95,8 @@ type Entry struct {
 	// replay that sent the mail again. Only the last ones are kept; EarlierDropped are not.
 	Earlier        []verdict.Receipt `json:"earlier_receipts,omitempty"`
 	EarlierDropped int               `json:"earlier_receipts_dropped,omitempty"`
+	// Hold is what the deployment waits for, or waited for when it was held last; nil if it was not.
+	Hold *verdict.Hold `json:"hold,omitempty"`
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 
@@ -110,6 +112,11 @@ func (e Entry) Refuses(ev *events.Event) *verdict.Failure {
 	}
 	return verdict.Fail(verdict.EventInvalid, verdict.PhaseResolve,
 		fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", e.State))
+}
+
+// HeldBack reports whether the delivery waits for something outside, see Hold.
+func (e Entry) HeldBack() bool {
+	return e.State == StateWaiting && e.Hold != nil && e.Failure != nil && e.Failure.Code == verdict.DeployHeld
 }
 
 // Untried reports whether the delivery waits for its first attempt, so that the ledger has no

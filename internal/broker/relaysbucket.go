@@ -92,6 +92,16 @@ type LaneStatus struct {
 	InFlight int         `json:"in_flight"`
 	// Activity is what became of this process's attempts; nil before the first one.
 	Activity *LaneActivity `json:"activity,omitempty"`
+	HeldBack []HeldBack    `json:"held_back,omitempty"` // only on mail hosts
+}
+
+// HeldBack is a delivery that waits until something outside has changed.
+type HeldBack struct {
+	Event  string `json:"event"`
+	Target string `json:"target"`
+	Reason string `json:"reason"` // what it waits for
+	// Urgent says that the certificate which the host has now has expired, or does so within a week.
+	Urgent bool `json:"urgent,omitempty"`
 }
 
 // LaneActivity is what became of the attempts in a lane.

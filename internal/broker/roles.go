@@ -63,6 +63,9 @@ const userInfo = "$SYS.REQ.USER.INFO"
 // its inbox can be made of it.
 var noName = regexp.MustCompile(`[^A-Za-z0-9-]`)
 
+// HostUser is the name of the NATS user of the agent on a mail host.
+func HostUser(host string) string { return "mailhost-" + noName.ReplaceAllString(host, "-") }
+
 // defaultInbox is the prefix of a role's inbox.
 const defaultInbox = "_INBOX_"
 
@@ -139,7 +142,7 @@ func MailHostRole(n RoleNames, host MailHost) UserRole {
 	prefix, consumer := apiPrefix(n.Domain, n.APIPrefix), LaneConsumerPrefix+host.Lane
 	api, kv := apiSubjects(prefix)
 	ledger, relays := "KV_"+LedgerBucket, "KV_"+RelaysBucket
-	r := role("mailhost-"+noName.ReplaceAllString(host.Name, "-"), "certpost run --mail-host "+host.Name+": deploys on that host",
+	r := role(HostUser(host.Name), "certpost run --mail-host "+host.Name+": deploys on that host",
 		api+"STREAM.INFO."+DeliveriesStream, api+"CONSUMER.INFO."+DeliveriesStream+"."+consumer, api+"CONSUMER.MSG.NEXT."+DeliveriesStream+"."+consumer,
 		"$JS.ACK."+DeliveriesStream+"."+consumer+".>", "$JS.ACK.*.*."+DeliveriesStream+"."+consumer+".>", // in both formats of servers
 		api+"STREAM.INFO."+ledger, api+"STREAM.MSG.GET."+ledger,

@@ -188,7 +188,7 @@ type LaneInfo struct {
 	SentLately int          `json:"sent_last_5_minutes,omitempty"` // mails accepted by a relay; 0 if not counted
 	Replicas   int          `json:"replicas"`                      // processes that serve the lane
 	Starting   bool         `json:"starting,omitempty"`            // no process has reported yet, and it is too early to expect it
-	Statuses   []LaneStatus `json:"statuses,omitempty"`            // one per process whose breaker is not closed or that is paused
+	Statuses   []LaneStatus `json:"statuses,omitempty"`            // one per process whose breaker is not closed, that is paused or holds deliveries back
 	Suspension *Suspension  `json:"suspension,omitempty"`
 	// Activity is what became of the attempts of all processes that serve the lane; nil if they
 	// have made none.
@@ -339,7 +339,7 @@ func (i *LaneInfo) add(s LaneStatus) {
 	i.InFlight += s.InFlight
 	i.Activity = i.Activity.and(s.Activity)
 	i.Waiting -= min(i.Waiting, uint64(s.InFlight))
-	if s.Breaker != BreakerClosed || s.Paused != "" {
+	if s.Breaker != BreakerClosed || s.Paused != "" || len(s.HeldBack) > 0 {
 		i.Statuses = append(i.Statuses, s)
 	}
 }

@@ -7,7 +7,9 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/certpost/certpost/internal/dane"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
@@ -36,6 +38,10 @@ type Options struct {
 	HELO string
 	// HostLane is the lane of the mail host that this process runs on, see HostLane; "" for none.
 	HostLane string
+	// Resolver asks for TLSA records; nil means the name servers of this host.
+	Resolver *dane.Resolver
+	// ExpiryWarning is how long before its end a recipient's key is reported; 0 means KeyWarning.
+	ExpiryWarning time.Duration
 	// Deployed, when set, is called after files on this mail host were replaced.
 	Deployed func()
 	// Reached, when set, is called at the named points of a deployment; for tests.
@@ -54,6 +60,7 @@ type Courier struct {
 	pool   *smtp.Pool
 	tokens *tokens
 
+	shown    relayCertificates
 	breakers smtp.Breakers
 	bundles  payload.Cache
 	files    payload.Shared
@@ -61,6 +68,9 @@ type Courier struct {
 
 // NewCourier returns a courier for the targets in book.
 func NewCourier(book *Book, store *secrets.Store, opts Options) *Courier {
+	if opts.Resolver == nil {
+		opts.Resolver = &dane.Resolver{}
+	}
 	return &Courier{book: book, store: store, opts: opts, sources: newSourceBook(opts.Sources, opts.EventSecrets), pool: smtp.NewPool(), tokens: newTokens()}
 }
 

@@ -274,7 +274,7 @@ func TestRecipientsWithoutUsableKey(t *testing.T) {
 				t.Errorf("disabled: %v", v.found)
 			}
 			keys := o.Inspector().RecipientKeys(t.Context())
-			if len(keys) != 2 || keys[0].Ends(time.Now()) || !keys[1].Ends(time.Now()) {
+			if len(keys) != 2 || keys[0].Ends(time.Now(), KeyWarning) || !keys[1].Ends(time.Now(), KeyWarning) {
 				t.Errorf("the keys: %v", keys)
 			}
 		})

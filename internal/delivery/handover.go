@@ -181,6 +181,7 @@ func (c *Courier) relayOf(t *Target, p *provisions) (r smtp.Relay, failure *verd
 	r = smtp.Relay{
 		Host: t.Host, Port: t.Port, TLSMode: t.TLSMode, SkipVerify: t.TLSSkipVerify, HELO: c.opts.HELO, CAFile: t.CAFile,
 		AuthMethod: t.AuthMethod, Username: p.username, Password: p.password, AllowInsecureAuth: t.AllowInsecureAuth,
+		Shown: c.notes(t),
 	}
 	if t.TLSMode == smtp.TLSPlaintext {
 		return r, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/mailhost"
 	"github.com/certpost/certpost/internal/payload"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // HostCertificate is a certificate on this mail host: in the file of a target, or served at one of its
@@ -50,7 +51,8 @@ func (c *Courier) HostCertificates(ctx context.Context) (all []HostCertificate) 
 		if t.lane != c.opts.HostLane || c.opts.HostLane == "" || t.Disabled {
 			continue
 		}
-		seen := mailhost.Deployer{}.Inspect(ctx, t.deployment())
+		d := t.deployment()
+		seen := mailhost.Deployer{}.Inspect(ctx, d)
 		if seen.Leaf == nil {
 			continue
 		}
@@ -64,6 +66,11 @@ func (c *Courier) HostCertificates(ctx context.Context) (all []HostCertificate) 
 		add(seen.Path, seen.Leaf, "")
 		for _, s := range seen.Served {
 			add(fmt.Sprintf("%s (%s)", s.Endpoint.Address, s.Endpoint.Protocol), s.Leaf, s.Problem)
+		}
+		for _, f := range c.daneOfPresent(ctx, t, mailhost.Present(d)) {
+			if f.Status == verdict.Warning {
+				add("TLSA records", nil, f.Message)
+			}
 		}
 	}
 	return all

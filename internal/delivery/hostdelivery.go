@@ -3,6 +3,7 @@ package delivery
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,12 +33,13 @@ func (a *attempt) deploy(ctx context.Context) (*verdict.Receipt, *verdict.Failur
 		return nil, asFailure(err)
 	}
 	defer clear(material.File)
-	deployer := mailhost.Deployer{Claim: a.order.Claim, Reached: a.opts.Reached}
+	a.warnings = warnings
+	deployer := mailhost.Deployer{Admit: a.mayReplace(), Claim: a.order.Claim, Reached: a.opts.Reached}
 	result, err := deployer.Deploy(ctx, d, material)
 	if err != nil {
 		return nil, deployFailure(err)
 	}
-	a.warnings = append(warnings, result.Notes...)
+	a.warnings = append(a.warnings, result.Notes...)
 	return a.deployed(result), nil
 }
 
@@ -113,6 +115,9 @@ func deployFailure(err error) *verdict.Failure {
 		out.Rollback = verdict.Rollback(f.Rollback)
 		return out
 	}
+	if f := heldFailure(err); f != nil {
+		return f
+	}
 	// The end of the process, or a claim that was not given: nothing was touched.
 	out := verdict.Fail(verdict.SMTPTransient, verdict.PhaseClaim, "the deployment did not begin").Because(err)
 	out.Rollback = verdict.RollbackNotNeeded
@@ -157,12 +162,12 @@ func (c *Courier) RollBack(ctx context.Context, target, fingerprint string) (*ve
 	if failure != nil {
 		return nil, failure
 	}
-	result, err := (mailhost.Deployer{Reached: c.opts.Reached}).Former(ctx, d, fingerprint)
+	a := &attempt{Courier: c, defs: defs, target: t, started: started, fetched: started}
+	result, err := (mailhost.Deployer{Admit: a.mayReturn(), Reached: c.opts.Reached}).Former(ctx, d, fingerprint)
 	if err != nil {
 		return nil, deployFailure(err)
 	}
-	a := &attempt{Courier: c, defs: defs, target: t, started: started, fetched: started,
-		p: &provisions{bundle: &payload.Bundle{Leaf: result.Leaf}}, warnings: result.Notes}
+	a.p, a.warnings = &provisions{bundle: &payload.Bundle{Leaf: result.Leaf}}, append(a.warnings, result.Notes...)
 	return a.deployed(result), nil
 }
 
@@ -265,7 +270,11 @@ func (c *Courier) planned(ctx context.Context, t *Target, m *mailhost.Material) 
 		}
 		all = append(all, verdict.Finding{What: f.What, Status: status, Message: f.Text})
 	}
-	return all
+	var wanted []*x509.Certificate
+	if m != nil {
+		wanted = append([]*x509.Certificate{m.Bundle.Leaf}, m.Bundle.Chain...)
+	}
+	return append(all, c.daneFindings(ctx, t, mailhost.Present(d), wanted)...)
 }
 
 // ValidateHost returns the problem of the option mail_host.

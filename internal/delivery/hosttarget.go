@@ -25,6 +25,12 @@ const (
 	typeFile    = "file"
 )
 
+// The values of the key reload.
+const (
+	reloadCommand = "command"
+	reloadSignal  = "signal"
+)
+
 // HostKeys are the keys of targets of the types postfix, dovecot and file: files on a mail
 // host, and the program that reads them. docs/mail-hosts.md says what a deployment does.
 type HostKeys struct {
@@ -61,6 +67,23 @@ type HostKeys struct {
 	// ReloadCommand makes the program read the files, likewise. Default: for postfix postfix
 	// reload, for dovecot doveadm reload, for file none.
 	ReloadCommand mailhost.Command `yaml:"reload_command"`
+	// Reload says how the program is told: command runs reload_command, signal sends SIGHUP to the
+	// master process, for which a process that is not root needs CAP_KILL only. Default: command.
+	Reload string `yaml:"reload" enum:"command,signal"`
+	// PIDFile has the number of that process, which must be that of Postfix or Dovecot. If Certpost
+	// may not read the file, it is the only such process that root runs. Default: for postfix
+	// /var/spool/postfix/pid/master.pid, for dovecot /run/dovecot/master.pid.
+	PIDFile string `yaml:"pid_file"`
+	// SNIMap is the table in tls_server_sni_maps that names these files, for one of several names on a
+	// host. Its database is built after the files are replaced, and its mode is checked: it has copies
+	// of the keys. Example: hash:/etc/postfix/sni.map.
+	SNIMap string `yaml:"sni_map"`
+	// SNIMapCommand builds the database. Default: postmap -F and the table.
+	SNIMapCommand mailhost.Command `yaml:"sni_map_command"`
+	// LocalName is the name of the block local_name in Dovecot's configuration that names these
+	// files, for one of several names on a host; doveconf is asked whether it does. It is also the
+	// default of server_name. Example: mx2.example.com.
+	LocalName string `yaml:"local_name"`
 	// CommandTimeout is the time limit of each command. Default: 30s.
 	CommandTimeout time.Duration `yaml:"command_timeout" min:"0s" max:"10m"`
 	// BackupRetention is how many former versions of the files are kept beside them, for
@@ -69,6 +92,14 @@ type HostKeys struct {
 	// PostDeployVerify says where the program serves the certificate. It is asked after each
 	// deployment, and if it does not serve it, the former files are put back.
 	PostDeployVerify HostVerify `yaml:"post_deploy_verify"`
+	// DANE says what happens to a certificate that does not fit the TLSA records of its names
+	// (_25._tcp.NAME), or fits them for less than two TTLs: hold waits, warn deploys it with a warning,
+	// off does not ask DNS. Default: hold; off for targets of type file that no endpoint with protocol
+	// smtp verifies.
+	DANE string `yaml:"dane" enum:"hold,warn,off"`
+	// DANENames are the names of this host in MX records. Default: those in the certificate without
+	// wildcards, server_name, and host if it has a dot. Example: [mx1.example.com].
+	DANENames []string `yaml:"dane_names"`
 }
 
 // HostVerify is the section post_deploy_verify of a target.
@@ -113,13 +144,19 @@ var keysByType = func() map[string][]string {
 	for _, s := range config.Settings(reflect.TypeFor[HostKeys]()) {
 		host = append(host, s.Name)
 	}
+	without := func(keys ...string) []string {
+		return slices.DeleteFunc(slices.Clone(host), func(key string) bool { return slices.Contains(keys, key) })
+	}
 	var mail []string
 	for _, s := range config.Settings(reflect.TypeFor[Target]()) {
 		if slices.Contains(shared, s.Name) || !slices.Contains(host, s.Name) {
 			mail = append(mail, s.Name)
 		}
 	}
-	return map[string][]string{typeSMTP: mail, typePostfix: host, typeDovecot: host, typeFile: append(slices.Clone(host), ofPayload...)}
+	return map[string][]string{typeSMTP: mail, typePostfix: without("local_name"),
+		// Clients of Dovecot do not use DANE.
+		typeDovecot: without("dane", "dane_names", "sni_map", "sni_map_command"),
+		typeFile:    append(without("reload", "pid_file", "sni_map", "sni_map_command", "local_name"), ofPayload...)}
 }()
 
 // has reports whether targets of this type may have a key. One of an unknown type may have all.
@@ -163,7 +200,15 @@ func (t *Target) completeHost() {
 	default:
 		d = mailhost.Files()
 	}
+	if t.Reload == reloadSignal && t.Type != typeFile {
+		d = d.WithSignal(t.Type, t.PIDFile)
+		setDefault(&t.PIDFile, d.Signal.PIDFile)
+	}
 	d = d.WithDefaults()
+	if t.Type != typeFile {
+		setDefault(&t.Reload, reloadCommand)
+	}
+	setDefault(&t.PostDeployVerify.ServerName, t.LocalName)
 	setDefault(&t.CertPath, d.CertPath)
 	if t.oneFile() {
 		setDefault(&t.KeyPath, t.CertPath)
@@ -183,6 +228,9 @@ func (t *Target) completeHost() {
 	}
 	if t.BackupRetention == nil {
 		t.BackupRetention = &d.BackupRetention
+	}
+	if t.has("dane") {
+		setDefault(&t.DANE, t.usualDANE())
 	}
 	v := &t.PostDeployVerify
 	setDefault(&v.Timeout, d.Verify.Timeout)
@@ -219,6 +267,12 @@ func (t *Target) deployment() mailhost.Deployment {
 		CertPath: t.CertPath, KeyPath: t.KeyPath, ChainPath: t.ChainPath, CertMode: t.CertMode, KeyMode: t.KeyMode,
 		Owner: t.Owner, Group: t.Group, KeyOwner: t.KeyOwner, KeyGroup: t.KeyGroup,
 		ValidateCommand: t.ValidateCommand, ReloadCommand: t.ReloadCommand, CommandTimeout: t.CommandTimeout,
+		SNI: mailhost.SNIMap{Table: t.SNIMap, Command: t.SNIMapCommand}, LocalName: t.LocalName,
+	}
+	if t.Reload == reloadSignal {
+		command := d.ReloadCommand
+		d = d.WithSignal(t.Type, t.PIDFile)
+		d.ReloadCommand = command
 	}
 	if t.BackupRetention != nil {
 		d.BackupRetention = *t.BackupRetention
@@ -280,10 +334,31 @@ func (t *Target) validateHost(v *validation) {
 	if t.Type != typeFile && t.CertPath != t.KeyPath {
 		v.warn("key_path", "certificate and key are two files, which cannot be replaced at the same moment: want one file, key_path equal to cert_path (docs/mail-hosts.md)")
 	}
+	t.validateReload(v)
+	t.validateDANE(v)
 	if t.Type != typeFile { // else with the payload
 		v.ref("private_key_passphrase", t.PrivateKeyPassphrase)
 	}
 	t.validateHostPayload(v)
+}
+
+// validateReload checks the keys that say how the program learns of new files.
+func (t *Target) validateReload(v *validation) {
+	switch {
+	case t.Reload == reloadSignal && len(t.ReloadCommand) > 0:
+		v.err("reload_command", "is not run with reload: signal: leave out one of them")
+	case t.Reload != reloadSignal && t.PIDFile != "":
+		v.err("pid_file", "is for reload: signal, which is not set")
+	}
+	if t.SNIMap == "" && len(t.SNIMapCommand) > 0 {
+		v.err("sni_map_command", "builds the database of sni_map, which is not set")
+	}
+	if t.SNIMap != "" && t.PostDeployVerify.verifies() && t.PostDeployVerify.ServerName == "" {
+		v.err("post_deploy_verify.server_name", "is required with sni_map: without a name Postfix serves its default certificate")
+	}
+	if message := wrongHost(t.LocalName); t.LocalName != "" && message != "" {
+		v.err("local_name", "%s", message)
+	}
 }
 
 func usualEndpoint(kind string) string {

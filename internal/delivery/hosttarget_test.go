@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/mailhost"
 )
 
 // hostTarget reads one target from lines.
@@ -162,5 +163,89 @@ func TestLanesOfHostsAreTheirOwn(t *testing.T) {
 		if lane := laneOf(relay, 25); strings.HasPrefix(lane, "host-") || seen[lane] != "" {
 			t.Errorf("relay %s has lane %s, which looks like that of a mail host", relay, lane)
 		}
+	}
+}
+
+// DANE is for programs to which mail servers deliver.
+func TestDANEOfTargets(t *testing.T) {
+	t.Parallel()
+	paths := []string{"id: x", "host: mx1", "cert_path: /a/x.pem", "key_path: /a/x.pem"}
+	for _, test := range []struct {
+		lines []string
+		want  string
+	}{
+		{[]string{"type: postfix", verified}, "hold"},
+		{[]string{"type: postfix", verified, "dane: warn"}, "warn"},
+		{[]string{"type: dovecot", verified}, ""},
+		{[]string{"type: file", verified}, "hold"},
+		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:25"}`}, "hold"},
+		{[]string{"type: file", `post_deploy_verify: {endpoint: "127.0.0.1:443", protocol: tls}`}, "off"},
+		{[]string{"type: file", `post_deploy_verify: {enabled: false, endpoint: "127.0.0.1:25"}`}, "off"},
+	} {
+		defs, problems := hostTarget(t, append(slices.Clone(paths), test.lines...)...)
+		if defs == nil || defs.All()[0].DANE != test.want {
+			t.Errorf("%v: %v, want dane: %s", test.lines, problems, test.want)
+		}
+	}
+	for line, want := range map[string]string{
+		"dane: no":          "targets[0].dane: want hold, warn or off",
+		"dane_names: [a b]": "targets[0].dane_names[0]: ",
+	} {
+		if _, got := hostTarget(t, append(slices.Clone(paths), "type: postfix", verified, line)...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %v, want %s", line, got, want)
+		}
+	}
+	if _, got := hostTarget(t, append(slices.Clone(paths), "type: dovecot", verified, "dane: hold")...); !strings.Contains(strings.Join(got, "\n"), "targets[0].dane: is a key of targets of type postfix, file") {
+		t.Errorf("a key that Dovecot does not have: %v", got)
+	}
+	if _, got := hostTarget(t, append(slices.Clone(paths), "type: postfix", verified, "dane: off", "dane_names: [mx1.example.com]")...); !strings.Contains(strings.Join(got, "\n"), "has no effect with dane: off") {
+		t.Errorf("names without effect: %v", got)
+	}
+}
+
+// The keys that say how the program learns of new files.
+func TestReloadOfTargets(t *testing.T) {
+	t.Parallel()
+	base := []string{"id: x", "host: mx1", "cert_path: /a/x.pem", "key_path: /a/x.pem", `post_deploy_verify: {endpoint: "127.0.0.1:993"}`}
+	for kind, want := range map[string]mailhost.Daemon{
+		"postfix": {Name: "master", PIDFile: "/var/spool/postfix/pid/master.pid"}, "dovecot": {Name: "dovecot", PIDFile: "/run/dovecot/master.pid"},
+	} {
+		defs, problems := hostTarget(t, append(slices.Clone(base), "type: "+kind, "reload: signal")...)
+		if defs == nil || len(problems) > 0 {
+			t.Fatalf("%s: %v", kind, problems)
+		}
+		if d := defs.All()[0].deployment(); d.Signal != want || len(d.ReloadCommand) > 0 {
+			t.Errorf("%s: %+v, and runs %v", kind, d.Signal, d.ReloadCommand)
+		}
+		if defs, _ := hostTarget(t, append(slices.Clone(base), "type: "+kind)...); defs == nil || !defs.All()[0].deployment().Signal.IsZero() {
+			t.Errorf("%s gets a signal that nobody asked for", kind)
+		}
+	}
+	defs, problems := hostTarget(t, append(slices.Clone(base), "type: dovecot", "reload: signal", "pid_file: /x.pid", "local_name: mx2.example.com")...)
+	if defs == nil {
+		t.Fatal(problems)
+	}
+	if d := defs.All()[0].deployment(); d.Signal.PIDFile != "/x.pid" || d.LocalName != "mx2.example.com" || d.Verify.ServerName != "mx2.example.com" {
+		t.Errorf("%+v", d)
+	}
+	for lines, want := range map[string]string{
+		"type: postfix\nreload: signal\nreload_command: postfix reload": "targets[0].reload_command: is not run with reload: signal",
+		"type: postfix\npid_file: /x":                                   "targets[0].pid_file: is for reload: signal",
+		"type: postfix\nreload: signal\npid_file: x":                    "targets[0].pid_file: \"x\" must be absolute",
+		"type: postfix\nsni_map_command: postmap x":                     "targets[0].sni_map_command: builds the database of sni_map",
+		"type: postfix\nsni_map: hash:/x":                               "targets[0].post_deploy_verify.server_name: is required with sni_map",
+		"type: postfix\nsni_map: /x":                                    "targets[0].sni_map: want the type and the absolute path",
+		"type: postfix\nlocal_name: a.example":                          "targets[0].local_name: is a key of targets of type dovecot",
+		"type: dovecot\nsni_map: hash:/x":                               "targets[0].sni_map: is a key of targets of type postfix",
+		"type: file\nreload: signal":                                    "targets[0].reload: is a key of targets of type postfix, dovecot",
+		"type: dovecot\nlocal_name: a b":                                "targets[0].local_name: ",
+	} {
+		if _, got := hostTarget(t, append(slices.Clone(base), strings.Split(lines, "\n")...)...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%s: %v, want %s", lines, got, want)
+		}
+	}
+	if _, got := hostTarget(t, "id: x", "host: mx1", "type: dovecot", "local_name: a.example", `post_deploy_verify: {endpoint: "127.0.0.1:24", server_name: b.example}`); !strings.Contains(strings.Join(got, "\n"), "local_name: does not apply to LMTP") ||
+		!strings.Contains(strings.Join(got, "\n"), `"b.example" is not local_name`) {
+		t.Errorf("local_name with LMTP and another name: %v", got)
 	}
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -13,7 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// KeyWarning is how long before the end of a recipient's key its end is a problem: time
+// KeyWarning is how long before the end of a recipient's key its end is a problem by default: time
 // enough to get the next one from a person.
 const KeyWarning = 30 * 24 * time.Hour
 
@@ -29,9 +30,9 @@ type RecipientKey struct {
 	names []string // the addresses that the key names
 }
 
-// Ends reports whether the key cannot be used, or not for much longer.
-func (k RecipientKey) Ends(now time.Time) bool {
-	return k.Problem != "" && !k.Unknown || !k.Expires.IsZero() && k.Expires.Sub(now) < KeyWarning
+// Ends reports whether the key cannot be used, or not for longer than the time.
+func (k RecipientKey) Ends(now time.Time, within time.Duration) bool {
+	return k.Problem != "" && !k.Unknown || !k.Expires.IsZero() && k.Expires.Sub(now) < within
 }
 
 // String says what is to be known of the key, in one line.
@@ -88,7 +89,7 @@ func (c *Courier) probeKeys(ctx context.Context, t *Target) (all []verdict.Findi
 		switch {
 		case k.Problem != "":
 			f.Status, f.Message = verdict.Error, k.String()
-		case k.Ends(now):
+		case k.Ends(now, cmp.Or(c.opts.ExpiryWarning, KeyWarning)):
 			f.Status, f.Message = verdict.Warning, k.String()
 		}
 		all = append(all, f)

@@ -132,6 +132,17 @@ func LatelyWords(a *broker.LaneActivity) string {
 	return text
 }
 
+// HeldWords says which deliveries of a lane are held back and why, one text each; urgent says that the
+// certificate which the host has now has expired, or does so within a week.
+func HeldWords(l broker.LaneInfo) (all []string, urgent bool) {
+	for _, s := range l.Statuses {
+		for _, h := range s.HeldBack {
+			all, urgent = append(all, fmt.Sprintf("event %s, target %s: %s", h.Event, h.Target, h.Reason)), urgent || h.Urgent
+		}
+	}
+	return all, urgent
+}
+
 // StateOf returns the state of a lane: that of its suspension, else the worst that a process
 // reports.
 func StateOf(l broker.LaneInfo) LaneState {
@@ -169,6 +180,9 @@ func stateIn(l broker.LaneInfo) LaneState {
 			}
 			return state
 		}
+	}
+	if held, _ := HeldWords(l); len(held) > 0 {
+		return LaneState{Words: "deliveries held back", Why: held[0]}
 	}
 	if len(l.Pauses) > 0 { // no process has reported it yet
 		p := l.Pauses[0]

@@ -49,6 +49,8 @@ var byCode = map[verdict.Code]words{
 		"Check that the server runs and that Certpost may reload it, then replay."},
 	verdict.DeployVerify: {"After the reload the mail server did not present the new certificate.",
 		"Check which certificate the server's services are configured to use, then replay."},
+	verdict.DeployHeld: {"The TLSA records in DNS do not fit the new certificate, or not for long enough, so mail servers that use DANE would stop to deliver.",
+		"Publish the records that the reason has and keep the present ones; the deployment goes on by itself. To deploy in spite of the records, set dane: warn in the target."},
 }
 
 type occasion struct {

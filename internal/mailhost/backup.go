@@ -181,6 +181,16 @@ func keyIn(path string) []byte {
 	return nil
 }
 
+// Present returns the certificates that the files have now, the leaf first; nil if there are none
+// that can be read.
+func Present(d Deployment) []*x509.Certificate {
+	certs := certificatesIn(d.CertPath)
+	if certs != nil && d.ChainPath != "" {
+		certs = append(certs, certificatesIn(d.ChainPath)...)
+	}
+	return certs
+}
+
 // certificatesIn returns the certificates of a file in their order; nil if it has none, or
 // one of them cannot be read.
 func certificatesIn(path string) (certs []*x509.Certificate) {

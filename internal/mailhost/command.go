@@ -95,9 +95,15 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // command gets only the environment given, because that of this process may have secrets.
 // The error has the exit code and the end of the output, unless that quotes a secret.
 func (c Command) run(ctx context.Context, limit time.Duration, env []string, secrets ...[]byte) error {
+	_, err := c.output(ctx, limit, env, secrets...)
+	return err
+}
+
+// output is run, and returns what the command has written.
+func (c Command) output(ctx context.Context, limit time.Duration, env []string, secrets ...[]byte) (string, error) {
 	program, err := findProgram(c[0])
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -112,13 +118,13 @@ func (c Command) run(ctx context.Context, limit time.Duration, env []string, sec
 	err = cmd.Run()
 	switch exit := (*exec.ExitError)(nil); {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
-		return nil
+		return string(out.data), nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("`%s` did not end within %v and was killed%s", c, limit, out.quoted(secrets))
+		return "", fmt.Errorf("`%s` did not end within %v and was killed%s", c, limit, out.quoted(secrets))
 	case errors.As(err, &exit):
-		return fmt.Errorf("`%s` failed: %v%s", c, exit.ProcessState, out.quoted(secrets))
+		return "", fmt.Errorf("`%s` failed: %v%s", c, exit.ProcessState, out.quoted(secrets))
 	default:
-		return fmt.Errorf("`%s` could not be started: %w", c, errors.Unwrap(err))
+		return "", fmt.Errorf("`%s` could not be started: %w", c, errors.Unwrap(err))
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/payload"
 )
 
@@ -29,6 +30,7 @@ type childPlan struct {
 	Point       string        // where it kills itself; "" nowhere
 	Nth         int           // the Nth time that it gets there
 	UID         int           // the user to become
+	Signal      Daemon        // gets SIGHUP; then the child's only right beyond its user's is CAP_KILL
 	KillAfter   time.Duration // it is killed from outside after this time; 0: it is not
 }
 
@@ -54,7 +56,7 @@ func runChildPart() (isChild bool, err error) {
 		return true, err
 	}
 	d := layouts[p.Layout](p.Dir)
-	d.ReloadCommand, d.KeyOwner = p.Reload, p.KeyOwner
+	d.ReloadCommand, d.KeyOwner, d.Signal = p.Reload, p.KeyOwner, p.Signal
 	h, times := deployer(), 0
 	h.Reached = func(point string) {
 		if point != p.Point {
@@ -83,6 +85,9 @@ func runChild(t testing.TB, p childPlan) error {
 		ctx = timed
 	}
 	cmd := exec.CommandContext(ctx, os.Args[0]) // ends it with SIGKILL
+	if !p.Signal.IsZero() {
+		cmd = exec.CommandContext(ctx, lab.Need(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all,+kill", "--inh-caps=-all,+kill", "--ambient-caps=-all,+kill", os.Args[0])
+	}
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	out, err := cmd.CombinedOutput()
 	if err == nil {

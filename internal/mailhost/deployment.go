@@ -31,6 +31,14 @@ type Deployment struct {
 	// CERTPOST_NEW_CERT, CERTPOST_NEW_KEY and CERTPOST_NEW_CHAIN. ReloadCommand runs after
 	// all are. Empty: none.
 	ValidateCommand, ReloadCommand Command
+	// Signal, if set, gets SIGHUP instead of a ReloadCommand.
+	Signal Daemon
+	// SNI, if set, is the table of Postfix that names these files. Its database is built before the
+	// reload.
+	SNI SNIMap
+	// LocalName is the name of the block in Dovecot's configuration that names these files; "" for
+	// none. It is the ServerName by default.
+	LocalName string
 	// CommandTimeout is for each of them; zero means 30 s.
 	CommandTimeout time.Duration
 	// BackupRetention is how many former versions are kept beside the files.
@@ -107,8 +115,22 @@ func Dovecot() Deployment {
 // Files returns the defaults of a target of type file: it has no paths and no commands.
 func Files() Deployment { return Deployment{BackupRetention: 3} }
 
+// WithSignal returns the deployment with SIGHUP instead of the reload command; pidFile "" means
+// the usual one. Only Postfix and Dovecot are known.
+func (d Deployment) WithSignal(program, pidFile string) Deployment {
+	d.ReloadCommand = Command{}
+	if d.Signal = postfixMaster(); program == "dovecot" {
+		d.Signal = dovecotMaster()
+	}
+	if pidFile != "" {
+		d.Signal.PIDFile = pidFile
+	}
+	return d
+}
+
 // WithDefaults fills in what is zero.
 func (d Deployment) WithDefaults() Deployment {
+	orDefault(&d.Verify.ServerName, d.LocalName)
 	orDefault(&d.CertMode, defaultCertMode)
 	orDefault(&d.KeyMode, defaultKeyMode)
 	orDefault(&d.KeyOwner, d.Owner)
@@ -159,6 +181,15 @@ func (d Deployment) Problems() (found []Problem) {
 	if d.ChainPath != "" && (d.ChainPath == d.CertPath || d.ChainPath == d.KeyPath) {
 		problem("chain_path", "is the same file as cert_path or key_path; leave it empty, and the chain follows the leaf")
 	}
+	if !d.Signal.IsZero() && (!filepath.IsAbs(d.Signal.PIDFile) || filepath.Clean(d.Signal.PIDFile) != d.Signal.PIDFile) {
+		problem("pid_file", "%q must be absolute, without . or .. or a slash at its end", legible.Clean(d.Signal.PIDFile, 300))
+	}
+	if text := d.SNI.problem(); d.SNI.Table != "" && text != "" {
+		problem("sni_map", "%s", text)
+	}
+	if d.LocalName != "" && d.Verify.ServerName != d.LocalName {
+		problem("post_deploy_verify.server_name", "%q is not local_name, %q: leave it out", legible.Clean(d.Verify.ServerName, 255), legible.Clean(d.LocalName, 255))
+	}
 	if d.CertMode&^0o777 != 0 || d.CertMode&0o022 != 0 || d.CertMode&0o400 == 0 {
 		problem("cert_mode", "%v must let the owner read, and only the owner write", d.CertMode)
 	}
@@ -180,6 +211,9 @@ func (d Deployment) Problems() (found []Problem) {
 	for _, e := range d.Verify.Endpoints {
 		if p, ok := e.problem(); ok {
 			found = append(found, p)
+		}
+		if d.LocalName != "" && e.protocol() == LMTP {
+			problem("local_name", "does not apply to LMTP, where Dovecot serves the default certificate: leave out the endpoint %s", legible.Clean(e.Address, 255))
 		}
 	}
 	return found
@@ -205,5 +239,9 @@ func (d Deployment) Longest() time.Duration {
 		rounds++
 	}
 	const files = 30 * time.Second // writing and syncing a few kilobytes on a slow disk
-	return command + rounds*(command+endpoint*time.Duration(len(d.Verify.Endpoints))) + files
+	reload := command
+	if d.SNI.Table != "" {
+		reload += command
+	}
+	return command + rounds*(reload+endpoint*time.Duration(len(d.Verify.Endpoints))) + files
 }

@@ -38,6 +38,7 @@ func (h Deployer) Plan(ctx context.Context, d Deployment, m *Material) []Finding
 		return p.found
 	}
 	if p.files() {
+		p.server(ctx)
 		p.commands()
 	}
 	p.served(ctx)
@@ -116,12 +117,30 @@ func (p *planning) files() bool {
 	return true
 }
 
+// server checks what the program's own configuration says about the files.
+func (p *planning) server(ctx context.Context) {
+	if err := p.d.checkMap(); err != nil {
+		p.fail("sni_map", err)
+	}
+	if err := p.d.checkLocalName(ctx); err != nil {
+		p.fail("local_name", err)
+	}
+	if p.d.Signal.IsZero() {
+		return
+	}
+	if pid, err := p.d.Signal.find(procfs); err != nil {
+		p.fail("reload", err)
+	} else {
+		p.say("reload", "process %d (%s) would get SIGHUP", pid, p.d.Signal.Name)
+	}
+}
+
 // commands says which commands would run, and that they can be found.
 func (p *planning) commands() {
 	for _, c := range []struct {
 		command Command
 		when    string
-	}{{p.d.ValidateCommand, "before the files are replaced"}, {p.d.ReloadCommand, "after that"}} {
+	}{{p.d.ValidateCommand, "before the files are replaced"}, {p.d.sniCommand(), "after that"}, {p.d.ReloadCommand, "after that"}} {
 		if len(c.command) == 0 {
 			continue
 		}

@@ -16,6 +16,8 @@ func ownerOf(fs.FileInfo) (uid, gid int) { return -1, -1 }
 
 func lockDirectory(context.Context, string) (*os.File, error) { return nil, supported }
 
+func hangUp(int) error { return supported }
+
 const noFollow = 0
 
 func ownGroup(*exec.Cmd) {}

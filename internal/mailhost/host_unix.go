@@ -48,6 +48,9 @@ func lockDirectory(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
+// hangUp sends SIGHUP to a process.
+func hangUp(pid int) error { return syscall.Kill(pid, syscall.SIGHUP) }
+
 // noFollow makes opening a symbolic link an error.
 const noFollow = syscall.O_NOFOLLOW
 

@@ -31,6 +31,10 @@ type Deployer struct {
 	// before the first file is written; if it returns an error, nothing is changed.
 	// until is the time by which the outcome will be known. nil means no call.
 	Claim func(until time.Time) error
+	// Admit is called once by a deployment that would change something, before Claim; if it
+	// returns an error, nothing is changed. present is what the files have now, the leaf first, nil
+	// if there is none that can be read; wanted is what they are to have.
+	Admit func(ctx context.Context, present, wanted []*x509.Certificate) error
 	// Reached is called at the named points of a deployment (points.go), for tests.
 	Reached func(point string)
 }
@@ -63,7 +67,8 @@ type Result struct {
 // Deploy puts the certificate onto the host.
 //
 // Its error is a *Failure, which says what failed and how the rollback ended. Only
-// context errors and those of Claim are returned as they are; then nothing was changed.
+// context errors and those of Admit and Claim are returned as they are; then nothing was
+// changed.
 // Once files are being replaced, the end of ctx does not stop the deployment: it
 // completes or is rolled back, within Deployment.Longest.
 func (h Deployer) Deploy(ctx context.Context, d Deployment, m Material) (*Result, error) {
@@ -107,6 +112,12 @@ func (h Deployer) deploy(ctx context.Context, d Deployment, c *contents) (*Resul
 	}
 	if same {
 		return t.result(Unchanged), nil
+	}
+	if err := t.checkServer(); err != nil {
+		return nil, err
+	}
+	if err := t.admit(); err != nil {
+		return nil, err
 	}
 	if err := t.claim(); err != nil {
 		return nil, err

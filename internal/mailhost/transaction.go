@@ -121,6 +121,22 @@ func (t *transaction) keepSecret(path string) {
 	}
 }
 
+// checkServer checks what the program's own configuration says about these files.
+func (t *transaction) checkServer() error {
+	if err := t.d.checkMap(); err != nil {
+		return err
+	}
+	return t.d.checkLocalName(t.ctx, t.keys...)
+}
+
+// admit asks the caller whether the certificate may be replaced now.
+func (t *transaction) admit() error {
+	if t.Admit == nil {
+		return nil
+	}
+	return t.Admit(t.ctx, Present(t.d), append([]*x509.Certificate{t.want.leaf}, t.want.chain...))
+}
+
 // claim asks the caller to confirm that the deployment is his. From here on it ends by
 // itself: a deployment that is half done is worse than one that takes a minute longer.
 func (t *transaction) claim() error {
@@ -238,7 +254,7 @@ func (t *transaction) serve() error {
 		return err
 	}
 	err := t.verify(t.want.leaf, t.expected())
-	if errors.Is(err, errRefused) && len(t.files) > 1 && len(t.d.ReloadCommand) > 0 {
+	if errors.Is(err, errRefused) && len(t.files) > 1 && t.reloads() {
 		if err := t.reload(); err != nil {
 			return err
 		}
@@ -251,6 +267,9 @@ func (t *transaction) serve() error {
 	return nil
 }
 
+// reloads reports whether the deployment makes the program read its files.
+func (t *transaction) reloads() bool { return len(t.d.ReloadCommand) > 0 || !t.d.Signal.IsZero() }
+
 // expected is the whole chain that the program has to send; nil if the chain has a file of
 // its own, which the program may use for something else.
 func (t *transaction) expected() []*x509.Certificate {
@@ -261,6 +280,15 @@ func (t *transaction) expected() []*x509.Certificate {
 }
 
 func (t *transaction) reload() error {
+	if err := t.buildMap(); err != nil {
+		return err
+	}
+	if !t.d.Signal.IsZero() {
+		if err := t.d.Signal.reload(procfs); err != nil {
+			return fail(verdict.DeployReload, StepReload, "%s", err)
+		}
+		t.did("sent SIGHUP to %s", t.d.Signal.Name)
+	}
 	if len(t.d.ReloadCommand) > 0 {
 		if err := t.d.ReloadCommand.run(t.ctx, t.d.CommandTimeout, nil, t.keys...); err != nil {
 			return fail(verdict.DeployReload, StepReload, "%s", err)

@@ -26,7 +26,7 @@ type minute struct {
 
 // note counts an attempt. One that was not made, because of a breaker or by policy, does not count.
 func (a *activity) note(receipt *verdict.Receipt, f *verdict.Failure) {
-	if f != nil && (f.Untried || f.Skip) {
+	if f != nil && (f.Untried || f.Skip || f.Hold != nil) {
 		return
 	}
 	a.mu.Lock()

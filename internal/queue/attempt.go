@@ -107,7 +107,7 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		receipt, failure = j.deliver(ctx)
 	}
 	l.activity.note(receipt, failure)
-	if failure == nil || !failure.Untried {
+	if failure == nil || !failure.Untried && failure.Hold == nil {
 		r.metrics.attempt(l.label, receipt, failure)
 	}
 	j.settle(ctx, receipt, failure)
@@ -118,7 +118,7 @@ func (j *job) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) 
 	j.r.reached(pointDue)
 	return j.r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: j.lane.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
-		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.parsed, Newer: j.newer, Limits: j, Override: j.recipients,
+		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.parsed, Newer: j.newer, Limits: j, Override: j.recipients, Hold: j.entry.Hold,
 	})
 }
 

@@ -275,8 +275,9 @@ func (r *Runner) LaneStatus() []broker.LaneStatus {
 		if why := l.paused.Load(); why != nil {
 			s.Paused = *why
 		}
-		s.InFlight = int(l.inWork.Load())
 		s.Activity = l.activity.lately()
+		s.InFlight, s.HeldBack = int(l.inWork.Load()), r.holds.of(name, time.Now())
+		r.metrics.held.WithLabelValues(l.label).Set(float64(len(s.HeldBack)))
 		all = append(all, s)
 	}
 	return all

@@ -23,6 +23,7 @@ type Metrics struct {
 	breakerOpen        *prometheus.CounterVec
 	breaker            *prometheus.GaugeVec
 	paused             *prometheus.GaugeVec
+	held               *prometheus.GaugeVec
 	standstill         *prometheus.GaugeVec
 	recovered          *prometheus.CounterVec
 	duration           *prometheus.HistogramVec
@@ -64,6 +65,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		paused: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_lane_paused", Help: "1 while nothing is fetched from the lane for this reason: suspended, breaker, relay_limit, rate, connections.",
 		}, []string{"lane", "reason"}),
+		held: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_deliveries_held", Help: "Deployments of the lane that wait for records in DNS, as this process sees it.",
+		}, []string{"lane"}),
 		standstill: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_standstill", Help: "Number of standstills of this part of the work: events or deliveries have not moved for a minute. Alert on any.",
 		}, []string{"part"}),
@@ -92,7 +96,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "certpost_rate_left", Help: "Mails that a relay with a rate limit could get when this process last counted one.",
 		}, []string{"relay"}),
 	}
-	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.standstill, m.recovered, m.duration,
+	reg.MustRegister(m.events, m.attempts, m.settled, m.duplicates, m.deadLetterFailures, m.panics, m.breakerOpen, m.breaker, m.paused, m.held, m.standstill, m.recovered, m.duration,
 		m.fromEvent, m.phases, m.failures, m.tlsFailures, m.unknown, m.rateLeft)
 	return m
 }

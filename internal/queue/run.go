@@ -101,6 +101,7 @@ type Runner struct {
 	meter    *meter      // set by prepare
 	seal     events.Seal // set by prepare
 	slow     lateGroups
+	holds    holds
 	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
 

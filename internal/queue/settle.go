@@ -27,6 +27,9 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 	if receipt != nil {
 		j.r.reached(pointAccepted)
 	}
+	if failure == nil || failure.Hold == nil {
+		j.r.holds.end(j.key)
+	}
 	j.entry.Learn(receipt, failure)
 	if receipt != nil && failure == nil && j.entry.Decided() {
 		failure = verdict.RefusedAll(j.entry.Refused) // in earlier attempts
@@ -40,6 +43,8 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 		j.retry(nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseSettle, Reason: "a defect in Certpost: the attempt returned neither a receipt nor a failure"}})
 	case ctx.Err() != nil && receipt == nil:
 		j.interrupted(failure)
+	case failure.Hold != nil && receipt == nil && !j.tooOld():
+		j.hold(failure)
 	case failure.Skip && receipt == nil:
 		j.skipped(failure)
 	case failure.Relay && receipt == nil:
@@ -57,6 +62,7 @@ func (j *job) settle(ctx context.Context, receipt *verdict.Receipt, failure *ver
 			j.retry(receipt, failure)
 			return
 		case failure.Retry():
+			j.r.holds.end(j.key)
 			final = expired(failure, time.Since(j.since))
 		}
 		// Record who has the mail before the dead letter is published: publishing may
@@ -107,7 +113,7 @@ func expired(f *verdict.Failure, age time.Duration) *verdict.Failure {
 func (j *job) sent() {
 	e := j.entry
 	wasDead := e.DeadLetter != ""
-	e.State, e.Failure, e.DeadLetter, e.Consented = broker.StateSent, nil, "", false
+	e.State, e.Failure, e.DeadLetter, e.Consented, e.Hold = broker.StateSent, nil, "", false, nil
 	e.Release()
 	j.noteNewest() // before `sent`: a process that dies in between tries both again
 	if !j.record(e, j.leaseEnd()) {

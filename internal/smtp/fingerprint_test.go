@@ -141,7 +141,12 @@ func TestOtherProofsOfIdentity(t *testing.T) {
 				r := clientOf(server)
 				r.TLSMode, r.roots, r.AuthMethod, r.Username, r.Password = mode, ca.Pool(), AuthPlain, "certs", secrets.New([]byte("hunter2hunter2"))
 				test.change(&r)
+				var shown []*x509.Certificate
+				r.Shown = func(leaf *x509.Certificate) { shown = append(shown, leaf) }
 				receipt, f := attempt(lab.Patient(t), r, someone, someMail).Verdicts()
+				if len(shown) == 0 || !shown[0].Equal(leafOf(t, test.shown)) {
+					t.Errorf("shown %v", shown) // also a certificate that is refused
+				}
 				if test.says == "" {
 					if f != nil || receipt.TLS == "" {
 						t.Errorf("%+v, %v", receipt, f) // with a password: the relay is verified

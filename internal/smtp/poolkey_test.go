@@ -22,8 +22,8 @@ func TestEachSettingHasItsOwnConnections(t *testing.T) {
 	if p.key(relay()) != same {
 		t.Fatal("equal settings have different keys")
 	}
-	// roots is made of CAPEM, and the files are where the contents came from.
-	derived := map[string]bool{"roots": true, "CAFile": true, "ClientCertFile": true}
+	// roots is made of CAPEM, the files are where the contents came from, and Shown only watches.
+	derived := map[string]bool{"roots": true, "CAFile": true, "ClientCertFile": true, "Shown": true}
 	for i := range reflect.TypeFor[Relay]().NumField() {
 		field := reflect.TypeFor[Relay]().Field(i)
 		if derived[field.Name] {

@@ -54,6 +54,10 @@ type Relay struct {
 	ClientKey      secrets.Value // PEM
 	ClientCertFile string
 
+	// Shown, if set, is called with the relay's certificate in each handshake, also with one that is
+	// then refused.
+	Shown func(leaf *x509.Certificate)
+
 	HELO string // "": the host's name when it is a full domain, else an address literal
 
 	AuthMethod        string // one of the Auth constants

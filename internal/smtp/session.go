@@ -182,12 +182,20 @@ func (s *Session) handshake(ctx context.Context, config *tls.Config) *verdict.Fa
 		return err
 	})
 	if failure != nil {
+		s.shown(s.transcript.untrusted)
 		return failure
 	}
 	state := secured.ConnectionState()
 	s.tls = &state
+	s.shown(s.PeerCertificate())
 	s.setConn(secured)
 	return nil
+}
+
+func (s *Session) shown(leaf *x509.Certificate) {
+	if s.relay.Shown != nil && leaf != nil {
+		s.relay.Shown(leaf)
+	}
 }
 
 // step runs one phase under its deadline and turns an error into a failure. After any

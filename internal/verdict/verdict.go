@@ -45,6 +45,8 @@ const (
 	DeployValidate Code = "DEPLOY_VALIDATE"
 	DeployReload   Code = "DEPLOY_RELOAD"
 	DeployVerify   Code = "DEPLOY_VERIFY"
+	// DeployHeld says that mail servers that use DANE would not accept the new certificate yet.
+	DeployHeld Code = "DEPLOY_HELD"
 )
 
 // Class groups codes by the area that an operator has to check.
@@ -82,6 +84,7 @@ var codes = map[Code]struct {
 	DeployValidate:    {IOPermanent, false},
 	DeployReload:      {IOPermanent, false},
 	DeployVerify:      {IOPermanent, false},
+	DeployHeld:        {IOTransient, true},
 }
 
 // Codes are all codes, sorted.
@@ -93,7 +96,7 @@ func Classes() []Class { return []Class{Network, Auth, IOTransient, IOPermanent,
 // Phases are all phases, in the order of a delivery.
 func Phases() []Phase {
 	return []Phase{PhaseDecode, PhaseSource, PhaseResolve, PhaseSecrets, PhasePayload, PhaseRender, PhaseConnect, PhaseBanner, PhaseEHLO, PhaseSTARTTLS, PhaseTLS,
-		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseWrite, PhaseValidate, PhaseReload, PhaseVerify, PhaseSettle}
+		PhaseAuth, PhaseMail, PhaseRcpt, PhaseClaim, PhaseData, PhaseContent, PhaseDANE, PhaseWrite, PhaseValidate, PhaseReload, PhaseVerify, PhaseSettle}
 }
 
 // Certainties are all certainties.
@@ -137,6 +140,7 @@ const (
 	PhaseClaim    Phase = "claim"    // the ledger's lease, just before DATA
 	PhaseData     Phase = "data"     // the DATA command
 	PhaseContent  Phase = "content"  // the bytes and the reply to the final dot
+	PhaseDANE     Phase = "dane"     // of a deployment: asking DNS whether the key may change
 	PhaseWrite    Phase = "write"    // of a deployment: checking the paths, writing and replacing the files
 	PhaseValidate Phase = "validate" // the target's validate_command
 	PhaseReload   Phase = "reload"   // the target's reload_command
@@ -220,6 +224,9 @@ type Failure struct {
 	// Skip is set when nothing is to be sent, by the target's policy, and nobody has to look at
 	// it: the delivery is settled without a mail and without a dead letter.
 	Skip bool
+	// Hold is set when nothing was tried, because something outside has to be changed first. The
+	// delivery is looked at again soon, and no attempt is counted.
+	Hold *Hold
 	// RetryAnyway is set when the target has this otherwise final code retried.
 	RetryAnyway bool
 	// Recipients are the addresses still owed the mail; nil means all of the attempt.
@@ -417,6 +424,8 @@ type Attempt struct {
 	// sent. It is called only for targets whose policy depends on it; nil means that nothing is
 	// known of others.
 	Newer func(ctx context.Context, c *Certificate) (string, error)
+	// Hold is that of the last attempt that was held; nil for none.
+	Hold *Hold
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.
 	Limits Limits

@@ -58,6 +58,7 @@ var needs = []need{
 	{"/sbin/mkfs.ext4", []string{"e2fsprogs"}, "power cuts"},
 	{"mount", []string{"mount"}, "power cuts"},
 	{"unzip", []string{"unzip"}, "the commands in mails that open archives"},
+	{"sudo", []string{"sudo"}, "the rights of a mail host that reloads with sudo"},
 	{"setsid", []string{"util-linux"}, "the commands in mails, without a terminal"},
 	{"promtool", []string{"prometheus"}, "alerts"},
 	{"groff", []string{"groff-base"}, "the manual page"},
