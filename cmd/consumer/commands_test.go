@@ -94,7 +94,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"a placeholder of the configuration", "--cert " + certFile + " --key " + keyFile + " --store-key vault:secret/{cn}/{target}#private_key", "--store-key: {target} is unknown: use {lineage}, {key_type}, {cn} and {domain}", exitUsage},
 		{"a placeholder in a reference", "--cert " + certFile + " --key-ref vault:secret/{cn}#private_key", "--key-ref: vault:secret/{cn}#private_key: placeholders are replaced only in --store-key", exitUsage},
 		{"a label that is called a key", "--cert " + certFile + " --label private_key=x", "the event is invalid: the event carries a private key, or what looks like one, at $.labels.private_key: store the key in Vault, publish a reference to it as private_key", exitUsage},
-		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated, step`, exitUsage},
+		{"no such client", "--from bot", `--from: unknown ACME client "bot"; expected one of certbot, lego, acme.sh, dehydrated, caddy, step, files`, exitUsage},
 		{"not called by the client", "--from certbot", "--from: certbot passed no certificate: this works only as certbot's deploy hook: certbot ... --deploy-hook 'certpost publish --from certbot'", exitUsage},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -41,7 +41,9 @@ func (m *message) release() {
 	if m != nil {
 		clear(m.raw)
 		m.raw = nil
-		m.draft.release()
+		if m.draft != nil { // notices have none
+			m.draft.release()
+		}
 	}
 }
 

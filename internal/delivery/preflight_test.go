@@ -89,7 +89,7 @@ func TestExamine(t *testing.T) {
 	}{
 		"all well": {want: [][2]string{
 			{"ok target", "payload pkcs12, relay localhost:"}, {"ok event", ""}, {"ok certificate", `"*.example.com": It is valid until`}, {"ok key", "pkcs12 file can be made"},
-			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200000"},
+			{"ok mail", "number of recipients: 1"}, {"ok secret", "file:"}, {"ok relay", "AUTH plain accepted"}, {"ok size", "accepts up to 200001"},
 		}, not: []string{"error", "warning relay"}},
 		"no such target":                {id: "gone", want: [][2]string{{"error target", `"gone" is not defined`}, {"ok certificate", ""}}, not: []string{"ok relay"}},
 		"disabled":                      {target: func(t *Target) { t.Disabled = true }, want: [][2]string{{"error target", "is disabled"}}},
