@@ -168,6 +168,7 @@ func (c *Courier) RollBack(ctx context.Context, target, fingerprint string) (*ve
 		return nil, deployFailure(err)
 	}
 	a.p, a.warnings = &provisions{bundle: &payload.Bundle{Leaf: result.Leaf}}, append(a.warnings, result.Notes...)
+	a.described = verdict.CertificateOf(result.Leaf)
 	return a.deployed(result), nil
 }
 
