@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -33,7 +35,13 @@ type backup struct {
 	Began   time.Time         `json:"began"`
 	Ended   time.Time         `json:"ended"`
 	Streams []broker.BackedUp `json:"streams"`
-	Keys    []string          `json:"keys"` // files below keys/, by their paths below data_dir
+	Keys    []backedUpKey     `json:"keys"`
+}
+
+// backedUpKey is a file below keys/, by its path below data_dir.
+type backedUpKey struct {
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
 }
 
 const (
@@ -53,6 +61,7 @@ func (c *backupCmd) Run(a *app) error {
 	if err := a.usable(problems); err != nil {
 		return err
 	}
+	c.Dir = filepath.Clean(c.Dir)
 	if _, err := os.Lstat(c.Dir); !errors.Is(err, fs.ErrNotExist) {
 		return usage("%s exists already: name a directory that does not", c.Dir)
 	}
@@ -62,8 +71,13 @@ func (c *backupCmd) Run(a *app) error {
 	}
 	defer done()
 	part := c.Dir + ".part" // becomes c.Dir when it is complete
-	if err := os.Mkdir(part, 0o700); err != nil {
+	switch err := os.Mkdir(part, 0o700); {
+	case errors.Is(err, fs.ErrExist):
 		return fmt.Errorf("%w: remove what an earlier backup has left there, or use another directory", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return usage("%s does not exist: make it first", filepath.Dir(part))
+	case err != nil:
+		return err
 	}
 	content := backup{Format: backupFormat, Version: programVersion(), NATS: b.URL(), Began: time.Now().UTC()}
 	if err := c.fill(a, b, cfg, part, &content); err != nil {
@@ -92,12 +106,12 @@ func (c *backupCmd) fill(a *app, b *broker.Broker, cfg *Config, dir string, cont
 	}
 	if cfg.NATS.URL == "" && !c.NoKeys {
 		for _, name := range keyFiles {
-			switch err := copyPrivate(filepath.Join(cfg.DataDir, name), filepath.Join(dir, backupKeys, name)); {
+			switch sum, err := copyPrivate(filepath.Join(cfg.DataDir, name), filepath.Join(dir, backupKeys, name), ""); {
 			case errors.Is(err, fs.ErrNotExist): // audit.key may be a reference
 			case err != nil:
 				return fmt.Errorf("%w: run the backup as the user of certpost, or with --no-keys", err)
 			default:
-				content.Keys = append(content.Keys, name)
+				content.Keys = append(content.Keys, backedUpKey{name, sum})
 			}
 		}
 	}
@@ -174,17 +188,17 @@ func (c *restoreCmd) read() (content backup, err error) {
 // restoreKeys copies the keys into data_dir. Keys that are there already are not overwritten:
 // they may be all that is left of another store.
 func (c *restoreCmd) restoreKeys(dataDir string, content backup) error {
-	for _, name := range content.Keys {
-		if !filepath.IsLocal(name) {
-			return usage("%s names a key outside of data_dir: %s", backupFile, name)
+	for _, key := range content.Keys {
+		if !slices.Contains(keyFiles, key.File) {
+			return usage("%s names a key that no backup has: %s", backupFile, key.File)
 		}
-		to := filepath.Join(dataDir, name)
+		to := filepath.Join(dataDir, key.File)
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			return usage("%s exists: restore into an empty data_dir", to)
 		}
 	}
-	for _, name := range content.Keys {
-		if err := copyPrivate(filepath.Join(c.Dir, backupKeys, name), filepath.Join(dataDir, name)); err != nil {
+	for _, key := range content.Keys {
+		if _, err := copyPrivate(filepath.Join(c.Dir, backupKeys, key.File), filepath.Join(dataDir, key.File), key.SHA256); err != nil {
 			return err
 		}
 	}
@@ -204,22 +218,42 @@ func (c *restoreCmd) restore(a *app, b *broker.Broker, content backup) error {
 	if len(existing) > 0 {
 		return usage("NATS has %s already, with %d streams of certpost: restore into an empty one, or into another account", existing[0], len(existing))
 	}
-	return b.RestoreBackup(a.ctx, filepath.Join(c.Dir, backupStreams), content.Streams, func(s broker.BackedUp) {
+	err = b.RestoreBackup(a.ctx, filepath.Join(c.Dir, backupStreams), content.Streams, func(s broker.BackedUp) {
 		if c.Output != "json" {
 			fmt.Fprintf(a.stdout, "%-24s %d messages\n", s.Stream, s.Messages)
 		}
 	})
+	if err != nil {
+		return fmt.Errorf("%w; what was restored so far is not usable: empty the place, and begin again", err)
+	}
+	return nil
 }
 
-// copyPrivate copies a small file; only its user may read the copy.
-func copyPrivate(from, to string) error {
+// maxKeyFile is the size in bytes of the largest file with keys.
+const maxKeyFile = 64 << 10
+
+// copyPrivate copies a small file, and returns its SHA-256, which must be sum unless that is "". Only
+// its user may read the copy. A link, or anything else that is no file, is refused: a backup may
+// come from somebody else.
+func copyPrivate(from, to, sum string) (string, error) {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxKeyFile {
+		return "", usage("%s is not a file with keys", from)
+	}
 	text, err := os.ReadFile(from)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer clear(text)
-	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
+	got := fmt.Sprintf("%x", sha256.Sum256(text))
+	if sum != "" && got != sum {
+		return "", usage("%s is not what the backup wrote", from)
 	}
-	return broker.WritePrivate(to, text)
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return "", err
+	}
+	return got, broker.WritePrivate(to, text)
 }

@@ -143,7 +143,7 @@ func TestBackupsThatCannotBeUsed(t *testing.T) {
 		"a part":            {ledger, whole[:len(whole)/2], "is not what the backup wrote"},
 		"unfinished":        {content, nil, "cannot be read as the content of a backup"},
 		"a newer format":    {content, []byte(strings.Replace(string(list), `"format": 1`, `"format": 2`, 1)), "newer format"},
-		"keys elsewhere":    {content, []byte(strings.Replace(string(list), `"keys": null`, `"keys": ["../../x"]`, 1)), "outside of data_dir"},
+		"keys elsewhere":    {content, []byte(strings.Replace(string(list), `"keys": null`, `"keys": [{"file": "../../x"}]`, 1)), "names a key that no backup has"},
 		"an unknown layout": {filepath.Join(dir, "streams", "CERTPOST_EVENTS", "backup.json"), nil, "certpost.layout"},
 	} {
 		before, err := os.ReadFile(c.path)
@@ -152,7 +152,7 @@ func TestBackupsThatCannotBeUsed(t *testing.T) {
 		}
 		if name == "an unknown layout" {
 			c.text = []byte(strings.Replace(string(before), `"certpost.layout": "1"`, `"certpost.layout": "99"`, 1))
-			if c.want = "layout 99"; string(c.text) == string(before) {
+			if c.want = "is not what the backup wrote"; string(c.text) == string(before) {
 				t.Fatal("the settings of the stream have no layout")
 			}
 		}
@@ -166,6 +166,29 @@ func TestBackupsThatCannotBeUsed(t *testing.T) {
 		if err := os.WriteFile(c.path, before, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	incomplete := strings.Replace(string(list), `"stream": "KV_CERTPOST_LEDGER"`, `"stream": "../KV_CERTPOST_LEDGER"`, 1)
+	if err := os.WriteFile(content, []byte(incomplete), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := o.another()
+	if got := n.certpost("restore", dir); got.code == exitDone || !strings.Contains(got.stderr, "it is not complete") {
+		t.Errorf("without the ledger: exit %d, %q", got.code, got.stderr)
+	}
+	// A backup of somebody else: its keys are links to files of this machine.
+	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(o.path("password"), filepath.Join(dir, "keys", "audit.key")); err != nil {
+		t.Fatal(err)
+	}
+	linked := strings.Replace(string(list), `"keys": null`, `"keys": [{"file": "audit.key"}]`, 1)
+	if err := os.WriteFile(content, []byte(linked), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n = o.another()
+	if got := n.certpost("restore", dir); got.code != exitUsage || !strings.Contains(got.stderr, "is not a file with keys") {
+		t.Errorf("a key that is a link: exit %d, %q", got.code, got.stderr)
 	}
 	full := o.certpost("restore", dir) // the program holds the store
 	if full.code == exitDone {

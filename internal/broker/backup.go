@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +30,7 @@ type BackedUp struct {
 	Last     uint64    `json:"last_sequence"`
 	Newest   time.Time `json:"newest,omitzero"` // time of the last message
 	SHA256   string    `json:"sha256"`          // of the data, in hexadecimal
+	Settings string    `json:"settings_sha256"` // of the stream's settings
 }
 
 // The files of a stream in a backup.
@@ -113,7 +116,7 @@ func (b *Broker) backUpStream(ctx context.Context, m *jsm.Manager, name, dir str
 		return BackedUp{}, err
 	}
 	return BackedUp{
-		Stream: name, Messages: held.State.Msgs, First: held.State.FirstSeq, Last: held.State.LastSeq, Newest: held.State.LastTime, SHA256: data.sum(),
+		Stream: name, Messages: held.State.Msgs, First: held.State.FirstSeq, Last: held.State.LastSeq, Newest: held.State.LastTime, SHA256: data.sum(), Settings: settings.sum(),
 	}, nil
 }
 
@@ -135,6 +138,19 @@ func (b *Broker) Existing(ctx context.Context) (names []string, err error) {
 // after each. They get this process's number of replicas. Deliveries of the backup that are not
 // settled in it may have been settled afterwards: their mails say that they may be duplicates.
 func (b *Broker) RestoreBackup(ctx context.Context, dir string, streams []BackedUp, done func(BackedUp)) error {
+	var names []string
+	for _, s := range streams {
+		names = append(names, s.Stream)
+	}
+	if want := b.backupOrder(); !slices.Equal(names, want) {
+		return fmt.Errorf("restore: the backup has the streams %q, and not %q: it is not complete", names, want)
+	}
+	for _, s := range streams { // all of it, before anything is made
+		err := errors.Join(checkSum(filepath.Join(dir, s.Stream, backupData), s.SHA256), checkSum(filepath.Join(dir, s.Stream, backupSettings), s.Settings))
+		if err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+	}
 	m, err := b.manager()
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
@@ -160,9 +176,6 @@ func (b *Broker) restoreStream(ctx context.Context, m *jsm.Manager, dir string, 
 		return err
 	}
 	if err := checkLayout(want.Stream, held.Config.Metadata); err != nil {
-		return err
-	}
-	if err := checkSum(filepath.Join(dir, backupData), want.SHA256); err != nil {
 		return err
 	}
 	cfg := held.Config
@@ -227,6 +240,9 @@ func readJSON(path string, into any) error {
 
 // checkSum reads a file and compares its SHA-256.
 func checkSum(path, want string) error {
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		return cmp.Or(err, fmt.Errorf("%s is not a file", path))
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err

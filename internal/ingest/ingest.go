@@ -37,6 +37,10 @@ const (
 	MaxBatch = 100     // events
 	// bodies is how many bodies are in memory at a time.
 	bodies = 64
+	// strangers is how many bodies are read at a time whose signature has not been checked yet,
+	// and strangersTime how long one of them may take: anybody can send the header of a signature.
+	strangers     = 16
+	strangersTime = 5 * time.Second
 )
 
 // Scheme is how a sender proves who it is.
@@ -99,16 +103,16 @@ type Config struct {
 
 // Handler handles POST /v1/events.
 type Handler struct {
-	cfg    Config
-	bodies chan struct{}
-	failed *rate.Limiter // of lines about requests without a valid proof
-	now    func() time.Time
+	cfg               Config
+	bodies, strangers chan struct{}
+	failed            *rate.Limiter // of lines about requests without a valid proof
+	now               func() time.Time
 }
 
 // New makes a Handler.
 func New(cfg Config) *Handler {
 	cfg.Metrics.start(cfg.Senders)
-	return &Handler{cfg: cfg, bodies: make(chan struct{}, bodies), failed: rate.NewLimiter(1, 10), now: time.Now}
+	return &Handler{cfg: cfg, bodies: make(chan struct{}, bodies), strangers: make(chan struct{}, strangers), failed: rate.NewLimiter(1, 10), now: time.Now}
 }
 
 // publishTimeout is how long the stream may take for one event.
@@ -137,7 +141,7 @@ type accepted struct {
 
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	sender, answer, err := h.take(r)
+	sender, answer, err := h.take(w, r)
 	if err == nil {
 		if len(answer) == 0 { // nothing in it is an issued certificate
 			h.cfg.Metrics.answered(sender, http.StatusOK)
@@ -210,8 +214,31 @@ func write(w http.ResponseWriter, status int, v any) {
 
 const batchType = "application/cloudevents-batch+json"
 
+// enter takes one of the places for bodies; leave gives it back. Who has not proved itself gets one of its
+// own few places or none, and little time, so that it cannot keep the others waiting.
+func (h *Handler) enter(w http.ResponseWriter, r *http.Request, sender *Sender) (leave func(), err *refused) {
+	full := refuse(http.StatusServiceUnavailable, "too many requests at the same time")
+	full.after = strangersTime
+	if sender == nil {
+		select {
+		case h.strangers <- struct{}{}:
+		default:
+			return nil, full
+		}
+		// A writer without deadlines, as in tests, leaves that of the server.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(strangersTime))
+		return func() { <-h.strangers }, nil
+	}
+	select {
+	case h.bodies <- struct{}{}:
+		return func() { <-h.bodies }, nil
+	case <-r.Context().Done():
+		return nil, full
+	}
+}
+
 // take publishes what a request contains. The sender is nil as long as it is not known.
-func (h *Handler) take(r *http.Request) (sender *Sender, answer []accepted, err *refused) {
+func (h *Handler) take(w http.ResponseWriter, r *http.Request) (sender *Sender, answer []accepted, err *refused) {
 	if fromPage(r) {
 		return nil, nil, refuse(http.StatusForbidden, "pages in browsers cannot send events")
 	}
@@ -222,12 +249,11 @@ func (h *Handler) take(r *http.Request) (sender *Sender, answer []accepted, err 
 	if sender, err = h.byHeaders(r); err != nil {
 		return nil, nil, err
 	}
-	select {
-	case h.bodies <- struct{}{}:
-		defer func() { <-h.bodies }()
-	case <-r.Context().Done():
-		return sender, nil, refuse(http.StatusServiceUnavailable, "too many requests at the same time")
+	leave, err := h.enter(w, r, sender)
+	if err != nil {
+		return sender, nil, err
 	}
+	defer leave()
 	most := int64(MaxBody)
 	if sender != nil && sender.MaxBytes > 0 {
 		most = min(most, sender.MaxBytes)

@@ -39,7 +39,7 @@ func (h *Handler) byHeaders(r *http.Request) (*Sender, *refused) {
 			return sender, refusal
 		}
 	}
-	if signed {
+	if signed && slices.ContainsFunc(h.cfg.Senders, func(s Sender) bool { return s.Scheme != Token && s.Scheme != Certificate }) {
 		return nil, nil
 	}
 	return nil, unknown("no token, signature or client certificate")

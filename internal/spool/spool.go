@@ -154,6 +154,22 @@ func (s *Spool) Add(ctx context.Context, e *Entry) error {
 	return nil
 }
 
+// shared returns an error if other programs use the directory, so that it may not be closed to
+// other users: they may write in it, or it has files that are not the spool's.
+func (s *Spool) shared(info fs.FileInfo) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	foreign := slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return !strings.HasSuffix(e.Name(), ".json") && !strings.HasSuffix(e.Name(), "lock") && e.Name() != "unfinished"
+	})
+	if foreign || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("spool: %s has the mode %04o, and other programs may use it: name a directory of its own, or close it with chmod 700 if it is", s.dir, info.Mode().Perm())
+	}
+	return nil
+}
+
 // open makes the directory, and closes it to other users.
 func (s *Spool) open() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -164,6 +180,9 @@ func (s *Spool) open() error {
 		return fmt.Errorf("spool: %w", err)
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		if err := s.shared(info); err != nil {
+			return err
+		}
 		if err := os.Chmod(s.dir, 0o700); err != nil {
 			return fmt.Errorf("spool: other users may enter the directory, and its mode cannot be changed to 0700: %w", err)
 		}
