@@ -217,6 +217,7 @@ func TestDeliveries(t *testing.T) {
 	o.settled()
 	o.publish("second", "ops")
 	o.settled()
+	o.until("the index has read the ledger", func() bool { return strings.Contains(o.certpost("deliveries", "list").done(t), "second ") })
 
 	lines := strings.Split(strings.TrimSpace(o.certpost("deliveries", "list").done(t)), "\n")
 	if len(lines) != 4 || !regexp.MustCompile(`^EVENT +TARGET +STATE +CODE +ATTEMPTS +LAST ATTEMPT +CERTIFICATE$`).MatchString(lines[0]) ||
