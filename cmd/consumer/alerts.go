@@ -17,7 +17,7 @@ import (
 	"github.com/certpost/certpost/internal/secrets"
 )
 
-// newAlerts returns the engine of the section alerts; nil if it tells nobody.
+// newAlerts returns the engine of the section alerts; nil without a mail and a webhook.
 func (s *instance) newAlerts(registry prometheus.Registerer) *alert.Engine {
 	cfg := &s.cfg.Alerts
 	if !cfg.on() || s.cfg.agent { // an agent reads no dead letters
@@ -87,19 +87,7 @@ func mailAlerts(courier *delivery.Courier, cfg AlertMail, log zerolog.Logger) fu
 
 // open returns the webhook with its secrets.
 func (w *AlertWebhook) open(store *secrets.Store) alert.Webhook {
-	read := func(ref secrets.Ref) func(context.Context) (string, error) {
-		if ref.IsZero() {
-			return nil
-		}
-		return func(ctx context.Context) (string, error) {
-			secret, err := store.Get(ctx, ref, nil)
-			if err != nil {
-				return "", err
-			}
-			return string(secret.Value.Reveal()), nil
-		}
-	}
-	return alert.Webhook{URL: read(w.URL), Secret: read(w.Secret), Format: alert.Format(w.Format)}
+	return alert.Webhook{URL: reader(store, w.URL), Secret: reader(store, w.Secret), Format: alert.Format(w.Format)}
 }
 
 // probe checks the webhook: its secrets, and whether the receiver answers. It posts nothing. The mails go

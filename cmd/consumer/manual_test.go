@@ -50,6 +50,21 @@ func upToDate(t *testing.T, path string, want []byte) {
 	}
 }
 
+// partUpToDate is upToDate for the part of a page between two lines.
+func partUpToDate(t *testing.T, path, begin, end, want string) {
+	t.Helper()
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(page), begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		t.Fatalf("%s has no place between %q and %q", path, begin, end)
+	}
+	upToDate(t, path, []byte(before+begin+want+end+after))
+}
+
 func TestManualSchema(t *testing.T) {
 	want, err := manual.Schema(defaultConfig(), "Certpost's configuration", comments(t))
 	if err != nil {
@@ -73,16 +88,7 @@ func TestManualSchema(t *testing.T) {
 
 func TestManualReference(t *testing.T) {
 	const begin, end = "<!-- reference: go generate ./cmd/consumer -->\n", "<!-- end of the reference -->\n"
-	page, err := os.ReadFile(manualPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		t.Fatalf("%s has no place for the reference", manualPage)
-	}
-	upToDate(t, manualPage, []byte(before+begin+"\n"+manual.Reference(defaultConfig(), comments(t))+end+after))
+	partUpToDate(t, manualPage, begin, end, "\n"+manual.Reference(defaultConfig(), comments(t)))
 }
 
 // TestManualDescribesEveryKey: the comments of the structs are the manual.

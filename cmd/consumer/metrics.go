@@ -97,7 +97,6 @@ func (m *deskMetrics) read() (all []prometheus.Metric) {
 		all = append(all, prometheus.MustNewConstMetric(m.descs[name], prometheus.GaugeValue, value, labels...))
 	}
 	gauge("certpost_audit_verified_timestamp_seconds", unix(m.auditor.State().Verified))
-	m.letters(gauge)
 	if used, limit, ok := m.broker.Stored(); ok {
 		gauge("certpost_store_bytes", float64(used))
 		gauge("certpost_store_limit_bytes", float64(limit))
@@ -106,9 +105,11 @@ func (m *deskMetrics) read() (all []prometheus.Metric) {
 	defer cancel()
 	o, err := m.desk.Overview(ctx)
 	if err != nil {
+		m.letters(m.desk.Groups(desk.Query{}), gauge) // the index knows them without NATS
 		gauge("certpost_nats_up", 0)
 		return all
 	}
+	m.letters(o.Groups, gauge)
 	gauge("certpost_nats_up", 1)
 	gauge("certpost_events_waiting", float64(o.Backlog.Events))
 	gauge("certpost_delivery_oldest_timestamp_seconds", unix(o.Backlog.Oldest))
@@ -123,11 +124,11 @@ func (m *deskMetrics) read() (all []prometheus.Metric) {
 }
 
 // letters adds the gauges of the dead letters.
-func (m *deskMetrics) letters(gauge func(name string, value float64, labels ...string)) {
+func (m *deskMetrics) letters(groups []desk.Group, gauge func(name string, value float64, labels ...string)) {
 	type cause struct{ code, lane string }
 	open := map[cause]int{}
 	var oldest, soonest time.Time
-	for _, g := range m.desk.Groups(desk.Query{}) {
+	for _, g := range groups {
 		open[cause{string(g.Code), g.Lane}] += g.Count
 		if oldest.IsZero() || g.First.Before(oldest) {
 			oldest = g.First

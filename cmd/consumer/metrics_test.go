@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -79,16 +78,7 @@ func TestManualMetrics(t *testing.T) {
 		}
 	}
 	const begin, end = "<!-- metrics: go generate ./cmd/consumer -->\n", "<!-- end of the metrics -->\n"
-	page, err := os.ReadFile(metricsPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		t.Fatalf("%s has no place for the metrics", metricsPage)
-	}
-	upToDate(t, metricsPage, []byte(before+begin+table.String()+end+after))
+	partUpToDate(t, metricsPage, begin, end, table.String())
 }
 
 // TestScrape: the metrics of what waits and of the dead letters have the values of a store with

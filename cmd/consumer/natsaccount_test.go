@@ -27,16 +27,7 @@ func printedAccount(t *testing.T) string {
 func TestNATSAccountOnThePage(t *testing.T) {
 	t.Parallel()
 	const begin, end = "<!-- account: go generate ./cmd/consumer -->\n```text\n", "```\n<!-- end of the account -->\n"
-	page, err := os.ReadFile(permissionsPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(page), begin)
-	_, after, closed := strings.Cut(rest, end)
-	if !ok || !closed {
-		t.Fatalf("%s has no place for the account", permissionsPage)
-	}
-	upToDate(t, permissionsPage, []byte(before+begin+printedAccount(t)+end+after))
+	partUpToDate(t, permissionsPage, begin, end, printedAccount(t))
 }
 
 // roles are users of a NATS server whose account is that of the page. Each has the password of its
