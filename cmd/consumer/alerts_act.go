@@ -71,7 +71,7 @@ func (a *app) printAlerts(all desk.Alerts) error {
 	return nil
 }
 
-// toldText is "mail 2026-01-31 15:04:05Z", "not yet" for nobody.
+// toldText is "mail 2026-01-31 15:04:05Z"; "not yet" before a message was sent.
 func toldText(told alert.Told) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(told)) {

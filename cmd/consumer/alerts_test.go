@@ -58,7 +58,7 @@ func (o *fixture) alerts(r *receiver) string {
 // New dead letters are told by mail and by a signed webhook, are on /healthz and in the metrics, and can be
 // silenced.
 //
-// Fault: a delivery ends as a dead letter, and nobody looks at the pages. Result: with the section alerts a
+// Fault: a delivery ends as a dead letter, and no operator looks at the pages. Result: with the section alerts a
 // mail and a webhook say so, once.
 func TestAlertsByMailAndWebhook(t *testing.T) {
 	t.Parallel()

@@ -150,7 +150,7 @@ func (c *restoreCmd) Run(a *app) error {
 		if err := c.restoreKeys(cfg.DataDir, content); err != nil {
 			return err
 		}
-		// Nobody may publish or deliver before all of it is there.
+		// No client may publish, and nothing may be delivered, before the restore is complete.
 		cfg.NATS.Listen = "none"
 	}
 	b, err := broker.Open(cfg.brokerConfig(a.ctx, store), log)
@@ -234,7 +234,7 @@ const maxKeyFile = 64 << 10
 
 // copyPrivate copies a small file, and returns its SHA-256, which must be sum unless that is "". Only
 // its user may read the copy. A link, or anything else that is no file, is refused: a backup may
-// come from somebody else.
+// be forged.
 func copyPrivate(from, to, sum string) (string, error) {
 	info, err := os.Lstat(from)
 	if err != nil {

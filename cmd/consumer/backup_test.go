@@ -92,7 +92,7 @@ func TestBackupIsRestored(t *testing.T) {
 	}
 }
 
-// onlyFor requires that nobody else can read a directory's files.
+// onlyFor requires that only their owner can read a directory's files.
 func (o *fixture) onlyFor(dir string) {
 	o.t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -175,7 +175,7 @@ func TestBackupsThatCannotBeUsed(t *testing.T) {
 	if got := n.certpost("restore", dir); got.code == exitDone || !strings.Contains(got.stderr, "it is not complete") {
 		t.Errorf("without the ledger: exit %d, %q", got.code, got.stderr)
 	}
-	// A backup of somebody else: its keys are links to files of this machine.
+	// A forged backup: its keys are links to files of this machine.
 	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}

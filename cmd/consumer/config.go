@@ -60,7 +60,7 @@ type Config struct {
 	TargetsDir string `yaml:"targets_dir"`
 	// TargetsFile is one such file. Example: /etc/certpost/targets.yaml.
 	TargetsFile string `yaml:"targets_file"`
-	// Alerts say whom Certpost tells by itself what needs somebody.
+	// Alerts are messages by mail or webhook about what needs attention.
 	Alerts AlertsConfig `yaml:"alerts"`
 	// DemoRelay is the SMTP server of `certpost relay`, for trying things out.
 	DemoRelay DemoRelayConfig `yaml:"demo_relay"`

@@ -63,7 +63,7 @@ func defaultAlerts() AlertsConfig {
 		GroupWait: 30 * time.Second, Interval: 5 * time.Minute, Repeat: 24 * time.Hour, Health: "old"}
 }
 
-// on reports whether somebody is told.
+// on reports whether a mail or a webhook is configured.
 func (c *AlertsConfig) on() bool { return c.Mail.Target != "" || !c.Webhook.URL.IsZero() }
 
 func (c *AlertsConfig) validate(f *findings) {

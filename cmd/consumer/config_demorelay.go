@@ -38,7 +38,7 @@ type DemoRelayConfig struct {
 	// OwnCAFile makes a CA and a certificate at the start, in place of cert_file, and writes
 	// the CA's certificate to this file, for ca_file of a target.
 	OwnCAFile string `yaml:"own_ca_file"`
-	// Users may send mail, and nobody else; without users everybody may.
+	// Users are the only clients that may send mail; without users every client may.
 	Users []DemoRelayUser `yaml:"users"`
 	// AllowUnsecureAuthentication offers AUTH without TLS, too: passwords in clear text.
 	AllowUnsecureAuthentication bool `yaml:"allow_unsecure_authentication"`

@@ -99,7 +99,7 @@ type instance struct {
 	runner   *queue.Runner
 	desk     *desk.Desk
 	auditor  *broker.Auditor
-	alerts   *alert.Engine // nil: nobody is told
+	alerts   *alert.Engine // nil: no alerts are sent
 	http     *httpServer
 	health   *health
 	seen     *visitors

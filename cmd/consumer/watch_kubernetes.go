@@ -73,7 +73,7 @@ func (c *watchKubernetesCmd) Validate() error {
 }
 
 // unshared returns why two secrets could get the same place for their keys, "" if they cannot:
-// whoever may write secrets in one namespace must not replace the keys of another one.
+// a client that may write secrets in one namespace must not replace the keys of another one.
 func (c *watchKubernetesCmd) unshared() string {
 	several := c.AllNamespaces || len(c.Namespace) > 1
 	switch {

@@ -35,16 +35,16 @@ func Kinds() []Kind {
 	return []Kind{DeadLetters, LetterAge, Expiry, NotReady, Standstill, Audit, Unexplained}
 }
 
-// Severity says whether somebody is to be woken up. The words are those of deployments/prometheus.
+// Severity says whether an alert wakes the operator on call. The words are those of deployments/prometheus.
 type Severity string
 
 // The severities.
 const (
-	Page   Severity = "page"   // wakes somebody up
+	Page   Severity = "page"   // wakes the operator on call
 	Ticket Severity = "ticket" // waits for the morning
 )
 
-// Condition is what a process sees now and somebody has to know. Summary says what is wrong,
+// Condition is what a process sees now and an operator has to know. Summary says what is wrong,
 // Advice what to do: words of Certpost alone, with codes, lanes, numbers and times.
 type Condition struct {
 	Kind     Kind

@@ -14,7 +14,7 @@ const alertsPath = "/alerts"
 // alertsView is the page of what lasts, what is silenced, and how the channels do.
 type alertsView struct {
 	desk.Alerts
-	Told     bool          // this process tells somebody
+	Told     bool          // this process sends alerts
 	Choices  []alertChoice // what the form offers to silence
 	Lengths  []length
 	Reason   string // as entered in the refused form

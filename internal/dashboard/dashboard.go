@@ -25,7 +25,7 @@ import (
 type Options struct {
 	// Look must be the Look whose Access pages were given to the guard.
 	Look *Look
-	// Alerts says that this process tells somebody of alerts: then the navigation has them.
+	// Alerts says that this process sends alerts: then the navigation has them.
 	Alerts bool
 	// Log gets one line for each page that failed because of an error on the server.
 	Log zerolog.Logger

@@ -142,7 +142,7 @@ type place struct{ Path, Title string }
 
 var places = []place{{"", "Overview"}, {"dead-letters", "Dead letters"}, {"replays", "Replays"}, {"deliveries", "Deliveries"}, {"targets", "Targets"}, {"relays", "Relays"}, {"audit", "Audit"}}
 
-// alertsPlace is an entry only where somebody is told of alerts.
+// alertsPlace is an entry only where alerts are sent.
 var alertsPlace = place{"alerts", "Alerts"}
 
 // placeOf is the entry of a section; for one without an entry, the dead letters.

@@ -14,14 +14,14 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// AlertLimits say from when on dead letters need somebody; 0 switches a kind off.
+// AlertLimits say from when on dead letters need attention; 0 switches a kind off.
 type AlertLimits struct {
 	LetterAge time.Duration // age of an open dead letter
 	Expiry    time.Duration // until the certificate of an open dead letter expires
 	Stands    time.Duration // of a standstill
 }
 
-// AlertConditions returns what every process sees alike and somebody has to know. The error
+// AlertConditions returns what every process sees alike and an operator has to know. The error
 // says why that is not complete.
 func (d *Desk) AlertConditions(ctx context.Context, limits AlertLimits, now time.Time) (all []alert.Condition, err error) {
 	if lag := d.Lag(); lag != "" {

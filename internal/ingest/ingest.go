@@ -38,7 +38,7 @@ const (
 	// bodies is how many bodies are in memory at a time.
 	bodies = 64
 	// strangers is how many bodies are read at a time whose signature has not been checked yet,
-	// and strangersTime how long one of them may take: anybody can send the header of a signature.
+	// and strangersTime how long one of them may take: every client can send the header of a signature.
 	strangers     = 16
 	strangersTime = 5 * time.Second
 )

@@ -8,7 +8,7 @@ import (
 // TestStrangersDoNotBlock: bodies whose signature is not checked yet have few places of their own, so
 // that nobody without a secret can keep those waiting who have one.
 //
-// Fault: POST /v1/events with signatures that nobody can check, by many who send slowly. Result: 503 for other signed requests at once; senders with a token or a certificate are not kept waiting.
+// Fault: POST /v1/events with forged signatures, by many clients that send slowly. Result: 503 for other signed requests at once; senders with a token or a certificate are not kept waiting.
 func TestStrangersDoNotBlock(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
