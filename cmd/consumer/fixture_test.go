@@ -45,6 +45,7 @@ type fixture struct {
 	config  string        // of the commands
 	more    func() string // more targets; may be nil
 	log     *writings
+	chain   string // of the events that publish has published
 }
 
 // newFixture starts one whose relay has the rules. extra is added to its configuration.
@@ -165,11 +166,14 @@ func (o *fixture) issue(name string) (certFile, keyFile, chain string) {
 	return o.path(name + ".pem"), o.path(name + ".key"), string(crt)
 }
 
-// publish publishes an event for targets, as any publisher would.
+// publish publishes an event for targets, as any publisher would. All events have the same
+// certificate: one that was issued a second later would supersede the letters of the others.
 func (o *fixture) publish(id string, targets ...string) {
 	o.t.Helper()
-	_, _, chain := o.issue("www.example.com")
-	ev := &events.Event{ID: id, Certificate: events.Certificate{PEM: chain}, Targets: targets}
+	if o.chain == "" {
+		_, _, o.chain = o.issue("www.example.com")
+	}
+	ev := &events.Event{ID: id, Certificate: events.Certificate{PEM: o.chain}, Targets: targets}
 	if _, _, err := o.service.broker.Publish(o.t.Context(), ev); err != nil {
 		o.t.Fatal(err)
 	}

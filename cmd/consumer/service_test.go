@@ -163,7 +163,7 @@ func TestServiceAnswers(t *testing.T) {
 	// The rest is replayed by a run, on which the running program works.
 	started := asked[service.OrderAnswer](c, "dead.replay", `{"filter": {"target": "nobody"}, "reason": "fixed", "rate": "100/s", "by": "night job"}`)
 	if started.Run == nil || started.Frozen.Count != 4 {
-		t.Fatalf("run: %+v", started)
+		t.Fatalf("run: %+v of %+v", started.Run, started.Frozen)
 	}
 	o.until("the end of the run", func() bool {
 		run := asked[desk.RunPage](c, "replays.show", fmt.Sprintf(`{"id": %q, "size": 10}`, started.Run.ID))

@@ -20,8 +20,8 @@ import (
 type skip struct{ pkg, test, reason string }
 
 // runTests runs the tests of the main module in three go commands, one after the other: the
-// browser's, those of programs that mostly wait for other programs, and with the race detector
-// all others. Without a C compiler there is no race detector, which is an error only in CI.
+// browser's, those of whole programs, which mostly wait for other programs, and with the race
+// detector all others (task race has it for all). Without a C compiler there is no race detector, which is an error only in CI.
 func (s *session) runTests(ctx context.Context, o options) error {
 	flags := []string{"test", "-json", "-count=1", "-timeout=45m"}
 	if o.short {
@@ -49,7 +49,7 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	var commands [][]string
 	for _, group := range []struct{ flags, packages []string }{
 		{append(slices.Clone(flags), "-p=1"), browser},
-		{append(slices.Clone(flags), "-p=3"), programs},
+		{append(slices.Clone(flags), "-p=3", "-parallel=4"), programs},
 		{race, others},
 	} {
 		if len(group.packages) > 0 {
@@ -81,9 +81,9 @@ func (s *session) runTests(ctx context.Context, o options) error {
 	return nil
 }
 
-// split separates the packages whose tests drive a browser, or other programs from outside
-// (NATS servers, Certpost itself, each a process of its own), where a race detector finds
-// little, and sorts all so that the slowest packages begin first: the last package to
+// split separates the packages whose tests drive a browser or whole programs (NATS servers,
+// mail servers, Certpost itself), where a race detector costs much and finds little that the
+// tests of the parts do not find, and sorts all so that the slowest packages begin first: the last package to
 // end is then a short one.
 func split(packages []string) (browser, programs, others []string) {
 	slowest := []string{"/internal/browser/", "/cmd/consumer/", "/internal/queue/", "/bench/", "/internal/broker/", "/internal/desk/", "/internal/delivery/", "/internal/secrets/"}
@@ -96,7 +96,7 @@ func split(packages []string) (browser, programs, others []string) {
 		switch {
 		case strings.HasSuffix(p, "/internal/browser"):
 			browser = append(browser, p)
-		case strings.Contains(p, "/bench/"):
+		case strings.Contains(p, "/bench/"), strings.HasSuffix(p, "/cmd/consumer"):
 			programs = append(programs, p)
 		default:
 			others = append(others, p)
