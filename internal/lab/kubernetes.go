@@ -4,6 +4,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -156,8 +157,10 @@ func (k *KubernetesServer) AccountToken(t testing.TB, namespace, name string) st
 	return answer["status"].(map[string]any)["token"].(string)
 }
 
-// Kubeconfig is the content of a kubeconfig for a token and a namespace.
+// Kubeconfig is the content of a kubeconfig for a token and a namespace; without a token it is the
+// administrator's.
 func (k *KubernetesServer) Kubeconfig(token, namespace string) string {
+	token = cmp.Or(token, k.admin)
 	return fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: lab, clusters: [{name: lab, cluster: {server: %q, certificate-authority: %q}}],
 users: [{name: lab, user: {token: %q}}], contexts: [{name: lab, context: {cluster: lab, user: lab, namespace: %q}}]}`, k.URL, k.CAFile, token, namespace)
 }

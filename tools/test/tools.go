@@ -36,6 +36,7 @@ var tools = []tool{
 	{module: "consultemplate", programs: []string{"consul-template"}, pkg: "tool"},
 	{module: "step", programs: []string{"step-dev"}, pkg: "."},
 	{module: "containers", programs: []string{"containers-check"}, pkg: "."},
+	{module: "chart", programs: []string{"chart-check"}, pkg: "."},
 	{module: "nfpm", programs: []string{"nfpm"}, pkg: "tool"},
 }
 
