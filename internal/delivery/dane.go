@@ -83,12 +83,15 @@ func (a *attempt) mayReplace() func(context.Context, []*x509.Certificate, []*x50
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case v.Ready:
+			if v.Vanished != "" {
+				a.warnings = append(a.warnings, v.Vanished)
+			}
 			return nil
 		case a.target.DANE == daneWarn:
 			a.warnings = append(a.warnings, "deployed although mail servers that use DANE may refuse to deliver: "+v.Reason)
 			return nil
 		}
-		h := &held{reason: v.Reason, hold: &verdict.Hold{Publish: v.Publish, Fits: v.State.Fits, Until: v.Until, TTL: v.State.TTL}}
+		h := &held{reason: v.Reason, hold: &verdict.Hold{Publish: v.Publish, Fits: v.State.Fits, Until: v.Until, TTL: v.State.TTL, Seen: v.State.Seen, Gone: v.State.Gone}}
 		if present != nil {
 			h.hold.Expires = present[0].NotAfter
 			h.reason += "; the present certificate " + expires(present[0].NotAfter, time.Now())
@@ -108,7 +111,7 @@ func stateOf(h *verdict.Hold) dane.State {
 	if h == nil {
 		return dane.State{}
 	}
-	return dane.State{Fits: h.Fits, TTL: h.TTL}
+	return dane.State{Fits: h.Fits, TTL: h.TTL, Seen: h.Seen, Gone: h.Gone}
 }
 
 // heldFailure returns the failure of a deployment that waits; nil if err is another one.
