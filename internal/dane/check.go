@@ -47,7 +47,7 @@ type Verdict struct {
 	// Broken says that the former certificate does not fit the records either: others that use DANE
 	// do not deliver now.
 	Broken bool
-	// Notes say what was found, a text for each name with records.
+	// Notes say what was found, a text for each name that could be looked up.
 	Notes []string
 	// Vanished says, if Ready, of which names the records have vanished while the change waited; "" for none.
 	Vanished string
@@ -234,7 +234,7 @@ func fitting(set []Record, server string, chain []*x509.Certificate) (all []Reco
 	return all
 }
 
-// note says what was found, "" for a name without records.
+// note says what was found, "" if that is not known.
 func (n *name) note() string {
 	text := ""
 	switch {
@@ -248,6 +248,10 @@ func (n *name) note() string {
 		text = "fit the new certificate"
 	case n.standing == missing:
 		text = "do not fit the new certificate"
+	case n.standing == noRecords && len(n.answer.Sets) > 0 && slices.ContainsFunc(n.answer.Sets, func(set []Record) bool { return len(set) > 0 }):
+		return n.server + " has only TLSA records that mail servers ignore"
+	case n.standing == noRecords:
+		return n.server + " has no TLSA records"
 	default:
 		return ""
 	}
