@@ -95,7 +95,9 @@ func (absent) Relays() []verdict.RelayView   { return nil }
 
 func (absent) Check(context.Context, string) []verdict.Finding { return noProgram() }
 
-func (absent) Examine(context.Context, string, string, []byte) []verdict.Finding { return noProgram() }
+func (absent) Examine(context.Context, string, verdict.Origin, []byte) []verdict.Finding {
+	return noProgram()
+}
 
 var errNoProgram = errors.New("no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration")
 

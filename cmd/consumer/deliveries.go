@@ -249,13 +249,21 @@ func hostFields(e broker.Entry) [][2]string {
 	}
 	switch back := r.RolledBack; {
 	case back != nil:
-		fields = append(fields, [2]string{"Rolled back", fmt.Sprintf("%s by %s: %s", when(back.At), back.By, back.Reason)})
+		fields = append(fields, [2]string{"Rolled back", fmt.Sprintf("%s by %s: %s", when(back.At), back.By, back.Reason)}, [2]string{"Back then", servedText(back.Certificate)})
 	case r.CanRollBack():
 		fields = append(fields, [2]string{"Rollback", "available: certpost deliveries rollback " + shellWord(e.Event) + " " + e.Target})
 	default:
 		fields = append(fields, [2]string{"Rollback", "not available: " + r.Remedy()})
 	}
 	return fields
+}
+
+// servedText is a certificate in a few words; "" for none.
+func servedText(c *verdict.Certificate) string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s, serial %s, valid to %s", c.Name(), c.Serial, when(c.NotAfter))
 }
 
 // keyText says whether a private key was in a mail; "" if that is not known.

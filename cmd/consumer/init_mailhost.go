@@ -13,15 +13,16 @@ import (
 type mailProgram struct {
 	directory string // of its certificates
 	endpoints string // of post_deploy_verify
-	settings  func(file string) string
+	settings  func(file string) []string
 }
 
 var mailPrograms = map[string]mailProgram{
-	"postfix": {"/etc/postfix/certs", `endpoint: "127.0.0.1:25"`, func(file string) string {
-		return "main.cf:       smtpd_tls_chain_files = " + file
+	"postfix": {"/etc/postfix/certs", `endpoint: "127.0.0.1:25"`, func(file string) []string {
+		return []string{"main.cf:       smtpd_tls_chain_files = " + file}
 	}},
-	"dovecot": {"/etc/dovecot/certs", `endpoints: ["127.0.0.1:993", "imap://127.0.0.1:143"]`, func(file string) string {
-		return "dovecot.conf:  ssl_cert = <" + file + " and ssl_key = <" + file
+	"dovecot": {"/etc/dovecot/certs", `endpoints: ["127.0.0.1:993", "imap://127.0.0.1:143"]`, func(file string) []string {
+		return []string{"dovecot.conf:  ssl_cert = <" + file, "               ssl_key = <" + file,
+			"               service imap-login {", "                 service_count = 0   # or a reload drops connections; pop3-login and managesieve-login likewise", "               }"}
 	}},
 }
 
@@ -76,12 +77,16 @@ func (c *initCmd) nextOnMailHost() string {
 	if c.NATSURL != "" {
 		flag = " --mail-host " + c.MailHost
 	}
+	b.WriteString("1. The present key and its certificates into the new files, so that the programs find them from the start:\n")
 	for _, program := range c.Programs {
-		fmt.Fprintf(&b, "  install -d -m 0755 -o root %s\n", mailPrograms[program].directory)
+		fmt.Fprintf(&b, "  install -d -m 0755 -o root %s\n  (umask 077; cat PRESENT-KEY.pem PRESENT-CHAIN.pem > %s)\n", mailPrograms[program].directory, c.fileOf(program))
 	}
+	b.WriteString("2. Only then the programs' configuration, and a reload:\n")
 	for _, program := range c.Programs {
-		fmt.Fprintf(&b, "  %s\n", mailPrograms[program].settings(c.fileOf(program)))
+		for _, line := range mailPrograms[program].settings(c.fileOf(program)) {
+			fmt.Fprintf(&b, "  %s\n", line)
+		}
 	}
-	fmt.Fprintf(&b, "  certpost check --live%[1]s -c %[2]s     looks at paths, commands and endpoints\n  certpost run%[1]s -c %[2]s\n", flag, c.File)
+	fmt.Fprintf(&b, "3. Certpost, and once it runs, a look at paths, commands and endpoints:\n  certpost run%[1]s -c %[2]s\n  certpost check --live%[1]s -c %[2]s\n", flag, c.File)
 	return b.String()
 }

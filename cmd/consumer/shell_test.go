@@ -211,6 +211,18 @@ func TestInitOfAMailHost(t *testing.T) {
 		if !strings.Contains(said, test.says) || !strings.Contains(said, "install -d -m 0755 -o root /etc/postfix/certs") || test.agent && strings.Contains(string(text), "dovecot") {
 			t.Errorf("%s:\n%s\n%s", name, said, text)
 		}
+		// In an order in which no program ever lacks its files, and the check finds a program that runs.
+		last := -1
+		for _, step := range []string{"cat PRESENT-KEY.pem PRESENT-CHAIN.pem > /etc/postfix/certs/mx1.pem", "main.cf:", "certpost run ", "certpost check --live "} {
+			at := strings.Index(said, step)
+			if at <= last {
+				t.Errorf("%s: %q is missing, or comes too early:\n%s", name, step, said)
+			}
+			last = at
+		}
+		if strings.Contains(said, "service_count = 0") == test.agent {
+			t.Errorf("%s: service_count = 0 is for Dovecot only:\n%s", name, said)
+		}
 		cfg, _, problems := loadConfig(file, nil)
 		if len(problems) > 0 || !cfg.Book.Current().HasLane("host-mx1") {
 			t.Errorf("%s: %v", name, problems)

@@ -145,6 +145,9 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 	if d.EventSubject != "" && !isEventSubject(m.Subject) {
 		m.Header.Set(HeaderEventSubject, HeaderText(d.EventSubject)) // the source's limits hold for a replay too
 	}
+	if d.Published.Known() {
+		m.Header.Set(HeaderPublication, d.Published.String())
+	}
 	if d.TraceParent != "" {
 		m.Header.Set("traceparent", HeaderText(d.TraceParent))
 	}

@@ -32,6 +32,7 @@ const (
 	HeaderCopyOf         = "Certpost-Copy-Of"         // the sequence of the delivery that was moved, or stranded
 	HeaderEventPublished = "Certpost-Event-Published" // when the event was published (RFC 3339); deliveries only
 	HeaderPublished      = "Certpost-Published"       // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
+	HeaderPublication    = "Certpost-Publication"     // of letters and replays: the event's place in the order of publication
 	HeaderCode           = "Certpost-Code"
 	HeaderClass          = "Certpost-Class"
 	HeaderPhase          = "Certpost-Phase"
@@ -74,7 +75,9 @@ type DeadLetter struct {
 	EventSubject  string        `json:"event_subject,omitempty"` // that the event was published on
 	TraceParent   string        `json:"traceparent,omitempty"`
 	RestoredFrom  uint64        `json:"restored_from,omitempty"` // its number when it was discarded
-	Body          []byte        `json:"-"`                       // the event
+	// Published is the event's place in the order of publication; a replay keeps it.
+	Published verdict.Publication `json:"published,omitzero"`
+	Body      []byte              `json:"-"` // the event
 
 	origin origin
 }
@@ -181,6 +184,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	if d.RestoredFrom != 0 {
 		set(headerRestoredFrom, strconv.FormatUint(d.RestoredFrom, 10))
 	}
+	set(HeaderPublication, d.Published.String())
 	set("traceparent", d.TraceParent)
 	return m
 }
@@ -201,6 +205,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}
+	d.Published = verdict.ParsePublication(h.Get(HeaderPublication))
 	d.origin = originOf(h.Get(nats.MsgIdHdr))
 	d.EventSubject = SubjectOfEvent(h)
 	if d.EventSubject == "" && isEventSubject(d.ReplaySubject) {

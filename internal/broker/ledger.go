@@ -28,7 +28,7 @@ const (
 	StateSent      State = "sent"      // accepted by the relay
 	StateDead      State = "dead"      // became a dead letter
 	StateDiscarded State = "discarded" // its dead letter was discarded
-	StateSkipped   State = "skipped"   // the target has a newer certificate, and wants only the newest
+	StateSkipped   State = "skipped"   // the target has a newer certificate, and wants only the newest; or its host has one of a later event
 )
 
 // Final reports whether the state is an outcome: no message of the delivery has to be in

@@ -27,6 +27,9 @@ type State struct {
 	Fits time.Time
 	// TTL is the longest that was seen: others may keep records so long that are gone by now.
 	TTL time.Duration
+	// Seen are the names that had records. Gone is since when one of them has none; zero if all have.
+	Seen []string
+	Gone time.Time
 }
 
 // Verdict is the result of a check.
@@ -44,9 +47,11 @@ type Verdict struct {
 	// Broken says that the former certificate does not fit the records either: others that use DANE
 	// do not deliver now.
 	Broken bool
-	// Notes say what was found, a text for each name with records.
+	// Notes say what was found, a text for each name that could be looked up.
 	Notes []string
-	State State
+	// Vanished says, if Ready, of which names the records have vanished while the change waited; "" for none.
+	Vanished string
+	State    State
 }
 
 // standing is what the records of one name say about a change.
@@ -65,15 +70,23 @@ const (
 //
 // A record that fits only the new certificate has to be there for two TTLs: after one, caches
 // no longer have what was there before it; the second is for secondary servers and for answers
-// that were cached on the way here (RFC 7671, section 8.1).
+// that were cached on the way here (RFC 7671, section 8.1). Records that were seen and have vanished have to
+// stay away as long: others may have them in their caches, and that there are none needs no proof, so
+// one wrong answer would be enough.
 func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) Verdict {
 	looked := r.look(ctx, c)
 	v := Verdict{State: s}
-	var parts []string
-	var waits []string
+	if s.TTL > 0 && len(s.Seen) == 0 { // noted by a version that did not note names
+		v.State.Seen = c.names()
+	}
+	var parts, waits, gone []string
 	for _, n := range looked {
 		v.State.TTL = max(v.State.TTL, n.answer.TTL)
 		switch n.standing {
+		case noRecords:
+			if slices.Contains(v.State.Seen, n.server) {
+				gone = append(gone, n.server)
+			}
 		case unknown:
 			v.Unknown = true
 			parts = append(parts, fmt.Sprintf("the records of %s are not known: %s", n.server, n.err))
@@ -88,9 +101,15 @@ func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) 
 		case fresh:
 			waits = append(waits, n.server)
 		}
+		if n.standing != noRecords && n.standing != unknown && !slices.Contains(v.State.Seen, n.server) {
+			v.State.Seen = append(slices.Clip(v.State.Seen), n.server)
+		}
 		if text := n.note(); text != "" {
 			v.Notes = append(v.Notes, text)
 		}
+	}
+	if text := v.vanished(gone, now); text != "" {
+		parts = append(parts, text)
 	}
 	switch {
 	case len(v.Publish) > 0:
@@ -101,13 +120,44 @@ func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) 
 		if v.State.Fits.IsZero() {
 			v.State.Fits = now
 		}
-		if v.Until = v.State.Fits.Add(2 * v.State.TTL); now.Before(v.Until) {
+		if until := v.State.Fits.Add(2 * v.State.TTL); now.Before(until) {
+			v.wait(until)
 			parts = append(parts, fmt.Sprintf("the TLSA records of %s fit the new certificate since %s: it is deployed two TTLs (%v) later, at %s, when no cache lacks them",
-				strings.Join(waits, ", "), legible.Moment(v.State.Fits), 2*v.State.TTL, legible.Moment(v.Until)))
+				strings.Join(waits, ", "), legible.Moment(v.State.Fits), 2*v.State.TTL, legible.Moment(until)))
 		}
 	}
 	v.Ready, v.Reason = len(parts) == 0, strings.Join(parts, "; ")
+	if len(v.Publish) > 0 || v.Unknown {
+		v.Until = time.Time{}
+	}
 	return v
+}
+
+// vanished returns why the change waits although names that had records have none now; "" if it does not wait
+// for that.
+func (v *Verdict) vanished(gone []string, now time.Time) string {
+	if len(gone) == 0 {
+		v.State.Gone = time.Time{}
+		return ""
+	}
+	if v.State.Gone.IsZero() {
+		v.State.Gone = now
+	}
+	until := v.State.Gone.Add(2 * v.State.TTL)
+	said := fmt.Sprintf("the TLSA records of %s, which were there before, are gone since %s", strings.Join(gone, ", "), legible.Moment(v.State.Gone))
+	if !now.Before(until) {
+		v.Vanished = said + ", for two TTLs: no cache has them any more"
+		return ""
+	}
+	v.wait(until)
+	return fmt.Sprintf("%s: it is deployed two TTLs (%v) later, at %s, when no cache has them any more, if they stay away", said, 2*v.State.TTL, legible.Moment(until))
+}
+
+// wait notes that the change is not made before a time.
+func (v *Verdict) wait(until time.Time) {
+	if until.After(v.Until) {
+		v.Until = until
+	}
 }
 
 // name is one name with its records.
@@ -121,10 +171,15 @@ type name struct {
 
 const sideBySide = 8
 
-func (r *Resolver) look(ctx context.Context, c Change) []name {
+// names are the servers, each once.
+func (c Change) names() []string {
 	servers := slices.Clone(c.Servers)
 	slices.Sort(servers)
-	servers = slices.Compact(servers)
+	return slices.Compact(servers)
+}
+
+func (r *Resolver) look(ctx context.Context, c Change) []name {
+	servers := c.names()
 	looked := make([]name, len(servers))
 	var g errgroup.Group
 	g.SetLimit(sideBySide)
@@ -179,7 +234,7 @@ func fitting(set []Record, server string, chain []*x509.Certificate) (all []Reco
 	return all
 }
 
-// note says what was found, "" for a name without records.
+// note says what was found, "" if that is not known.
 func (n *name) note() string {
 	text := ""
 	switch {
@@ -193,6 +248,10 @@ func (n *name) note() string {
 		text = "fit the new certificate"
 	case n.standing == missing:
 		text = "do not fit the new certificate"
+	case n.standing == noRecords && len(n.answer.Sets) > 0 && slices.ContainsFunc(n.answer.Sets, func(set []Record) bool { return len(set) > 0 }):
+		return n.server + " has only TLSA records that mail servers ignore"
+	case n.standing == noRecords:
+		return n.server + " has no TLSA records"
 	default:
 		return ""
 	}

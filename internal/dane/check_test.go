@@ -176,3 +176,52 @@ func TestServers(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// Records that vanish while a certificate waits for them end the wait only when no cache can have them any more:
+// that there are none needs no proof, and one false answer would be enough.
+//
+// Fault: TLSA records that a deployment waits for vanish, or an answer says so falsely. Result: it waits for two more
+// TTLs, and the receipt says so.
+func TestRecordsThatVanish(t *testing.T) {
+	t.Parallel()
+	c := chains(t)
+	s := lab.DNS(t, lab.DNSBehaviour{Validates: true})
+	r := resolver(true, s)
+	old := "3600 TLSA " + For(c["old"][0]).String()
+	change := Change{Servers: []string{"mx1.example.com", "www.example.com"}, Former: c["old"], New: c["new"]}
+	now := lab.TestNow
+	s.Set(t, owner, old)
+	v := r.Check(t.Context(), change, State{}, now)
+	if v.Ready || !slices.Equal(v.State.Seen, []string{"mx1.example.com"}) || !v.State.Gone.IsZero() {
+		t.Fatalf("%+v", v)
+	}
+	before := v.State
+
+	s.Set(t, owner)
+	gone := now.Add(time.Minute)
+	v = r.Check(t.Context(), change, before, gone)
+	if v.Ready || len(v.Publish) > 0 || !v.State.Gone.Equal(gone) || !v.Until.Equal(gone.Add(2*time.Hour)) || v.Vanished != "" ||
+		!strings.Contains(v.Reason, "of mx1.example.com, which were there before, are gone since") || strings.Contains(v.Reason, "www.") {
+		t.Errorf("the records have vanished: %+v", v)
+	}
+	if early := r.Check(t.Context(), change, v.State, v.Until.Add(-time.Second)); early.Ready {
+		t.Errorf("a second too early: %+v", early)
+	}
+	if late := r.Check(t.Context(), change, v.State, v.Until); !late.Ready || !strings.Contains(late.Vanished, "of mx1.example.com") {
+		t.Errorf("after two TTLs: %+v", late)
+	}
+	// As stored by a version that did not note names.
+	if v := r.Check(t.Context(), change, State{TTL: time.Hour}, now); v.Ready {
+		t.Errorf("without names: %+v", v)
+	}
+
+	s.Set(t, owner, old) // a false answer
+	back := r.Check(t.Context(), change, v.State, gone.Add(time.Hour))
+	if back.Ready || !back.State.Gone.IsZero() || len(back.Publish) != 1 || !back.Until.IsZero() {
+		t.Errorf("the records are there again: %+v", back)
+	}
+	s.Set(t, owner)
+	if again := r.Check(t.Context(), change, back.State, gone.Add(3*time.Hour)); again.Ready || !again.Until.Equal(gone.Add(5*time.Hour)) {
+		t.Errorf("the records have vanished again: %+v", again)
+	}
+}

@@ -54,14 +54,21 @@ func (t *Target) validateDANE(v *validation) {
 	}
 }
 
-// change is what DNS is asked about before wanted replaces present.
+// change is what DNS is asked about before wanted replaces present. If there is no name otherwise, as with a
+// wildcard certificate, the names of the present one are asked.
 func (t *Target) change(present, wanted []*x509.Certificate) dane.Change {
 	c := dane.Change{Servers: t.DANENames, Former: present, New: wanted}
 	if len(c.Servers) == 0 {
 		c.Servers = dane.Servers(wanted[0], t.PostDeployVerify.ServerName, t.Host)
 	}
+	if len(c.Servers) == 0 && len(present) > 0 {
+		c.Servers = dane.Servers(present[0])
+	}
 	return c
 }
+
+// noNames says that there is no name to ask DNS about.
+const noNames = "DNS was not asked for TLSA records, because the names of this host are not known: the certificates have none but wildcards, and server_name and host are no full names; set dane_names, or dane: off"
 
 // held is why a deployment waits.
 type held struct {
@@ -78,17 +85,24 @@ func (a *attempt) mayReplace() func(context.Context, []*x509.Certificate, []*x50
 		return nil
 	}
 	return func(ctx context.Context, present, wanted []*x509.Certificate) error {
-		v := a.opts.Resolver.Check(ctx, a.target.change(present, wanted), stateOf(a.order.Hold), time.Now())
+		change := a.target.change(present, wanted)
+		v := a.opts.Resolver.Check(ctx, change, stateOf(a.order.Hold), time.Now())
 		switch {
+		case len(change.Servers) == 0:
+			a.warnings = append(a.warnings, noNames)
+			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case v.Ready:
+			if v.Vanished != "" {
+				a.warnings = append(a.warnings, v.Vanished)
+			}
 			return nil
 		case a.target.DANE == daneWarn:
 			a.warnings = append(a.warnings, "deployed although mail servers that use DANE may refuse to deliver: "+v.Reason)
 			return nil
 		}
-		h := &held{reason: v.Reason, hold: &verdict.Hold{Publish: v.Publish, Fits: v.State.Fits, Until: v.Until, TTL: v.State.TTL}}
+		h := &held{reason: v.Reason, hold: &verdict.Hold{Publish: v.Publish, Fits: v.State.Fits, Until: v.Until, TTL: v.State.TTL, Seen: v.State.Seen, Gone: v.State.Gone}}
 		if present != nil {
 			h.hold.Expires = present[0].NotAfter
 			h.reason += "; the present certificate " + expires(present[0].NotAfter, time.Now())
@@ -108,7 +122,7 @@ func stateOf(h *verdict.Hold) dane.State {
 	if h == nil {
 		return dane.State{}
 	}
-	return dane.State{Fits: h.Fits, TTL: h.TTL}
+	return dane.State{Fits: h.Fits, TTL: h.TTL, Seen: h.Seen, Gone: h.Gone}
 }
 
 // heldFailure returns the failure of a deployment that waits; nil if err is another one.
@@ -129,7 +143,12 @@ func (a *attempt) mayReturn() func(context.Context, []*x509.Certificate, []*x509
 		return nil
 	}
 	return func(ctx context.Context, present, wanted []*x509.Certificate) error {
-		v := a.opts.Resolver.Check(ctx, a.target.change(present, wanted), dane.State{}, time.Now())
+		change := a.target.change(present, wanted)
+		if len(change.Servers) == 0 {
+			a.warnings = append(a.warnings, noNames)
+			return nil
+		}
+		v := a.opts.Resolver.Check(ctx, change, dane.State{}, time.Now())
 		if a.target.DANE == daneHold && len(v.Publish) > 0 && !v.Broken {
 			return &held{reason: v.Reason + "; to roll back all the same, set dane: warn in the target", hold: &verdict.Hold{Publish: v.Publish}}
 		}
@@ -149,7 +168,11 @@ func (c *Courier) daneFindings(ctx context.Context, t *Target, present, wanted [
 	if !t.usesDANE() || len(present) > 0 && present[0].Equal(wanted[0]) {
 		return nil
 	}
-	v := c.opts.Resolver.Check(ctx, t.change(present, wanted), dane.State{}, time.Now())
+	change := t.change(present, wanted)
+	if len(change.Servers) == 0 {
+		return []verdict.Finding{{What: "dane_names", Status: verdict.Warning, Message: noNames}}
+	}
+	v := c.opts.Resolver.Check(ctx, change, dane.State{}, time.Now())
 	for _, note := range v.Notes {
 		all = append(all, verdict.Finding{What: "dane", Status: verdict.OK, Message: note})
 	}
@@ -168,14 +191,19 @@ func (c *Courier) daneOfPresent(ctx context.Context, t *Target, present []*x509.
 	if !t.usesDANE() || len(present) == 0 {
 		return nil
 	}
-	v := c.opts.Resolver.Check(ctx, t.change(present, present), dane.State{}, time.Now())
+	change := t.change(present, present)
+	v := c.opts.Resolver.Check(ctx, change, dane.State{}, time.Now())
 	switch {
+	case len(change.Servers) == 0:
+		return []verdict.Finding{{What: "dane_names", Status: verdict.Warning, Message: noNames}}
 	case len(v.Publish) > 0:
 		return []verdict.Finding{{What: "dane", Status: verdict.Warning, Message: unfit(v)}}
 	case v.Unknown:
 		return []verdict.Finding{{What: "dane", Status: verdict.Warning, Message: v.Reason}}
-	case len(v.Notes) > 0:
+	case len(v.State.Seen) > 0:
 		return []verdict.Finding{{What: "dane", Status: verdict.OK, Message: "the TLSA records fit the certificate that is there now"}}
+	case len(v.Notes) > 0:
+		return []verdict.Finding{{What: "dane", Status: verdict.OK, Message: strings.Join(v.Notes, "; ")}}
 	}
 	return nil
 }

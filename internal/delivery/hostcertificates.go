@@ -68,7 +68,7 @@ func (c *Courier) HostCertificates(ctx context.Context) (all []HostCertificate) 
 			add(fmt.Sprintf("%s (%s)", s.Endpoint.Address, s.Endpoint.Protocol), s.Leaf, s.Problem)
 		}
 		for _, f := range c.daneOfPresent(ctx, t, mailhost.Present(d)) {
-			if f.Status == verdict.Warning {
+			if f.Status == verdict.Warning && f.What == "dane" {
 				add("TLSA records", nil, f.Message)
 			}
 		}

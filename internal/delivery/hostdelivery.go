@@ -34,7 +34,10 @@ func (a *attempt) deploy(ctx context.Context) (*verdict.Receipt, *verdict.Failur
 	}
 	defer clear(material.File)
 	a.warnings = warnings
-	deployer := mailhost.Deployer{Admit: a.mayReplace(), Claim: a.order.Claim, Reached: a.opts.Reached}
+	deployer := mailhost.Deployer{
+		Event: mailhost.Event{ID: a.event.ID, Publication: a.order.Published, Force: a.order.Force},
+		Admit: a.mayReplace(), Claim: a.order.Claim, Reached: a.opts.Reached,
+	}
 	result, err := deployer.Deploy(ctx, d, material)
 	if err != nil {
 		return nil, deployFailure(err)
@@ -70,6 +73,9 @@ func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
 	}
 	if a.target.oneFile() {
 		r.Payload, r.PrivateKey = a.target.Payload, a.target.keySent()
+	}
+	if result.Replaced != nil {
+		r.Replaced = verdict.CertificateOf(result.Replaced).Fingerprint
 	}
 	r.Timings.Secrets, r.Timings.Send, r.Timings.Total = a.fetched.Sub(a.started), time.Since(a.fetched), time.Since(a.started)
 	if len(result.Served) > 0 {
@@ -118,6 +124,11 @@ func deployFailure(err error) *verdict.Failure {
 	if f := heldFailure(err); f != nil {
 		return f
 	}
+	if older, ok := errors.AsType[*mailhost.Older](err); ok {
+		out := verdict.Fail(verdict.SMTPValidation, verdict.PhaseResolve, older.Reason)
+		out.Rollback, out.Skip = verdict.RollbackNotNeeded, true
+		return out
+	}
 	// The end of the process, or a claim that was not given: nothing was touched.
 	out := verdict.Fail(verdict.SMTPTransient, verdict.PhaseClaim, "the deployment did not begin").Because(err)
 	out.Rollback = verdict.RollbackNotNeeded
@@ -147,11 +158,11 @@ func (c *Courier) RecoverHost(ctx context.Context, report func(target, text stri
 	}
 }
 
-// RollBack puts the files back that a target's deployment of a certificate replaced; fingerprint is
-// the certificate's SHA-256 in hexadecimal. The receipt is about the certificate that is back.
-func (c *Courier) RollBack(ctx context.Context, target, fingerprint string) (*verdict.Receipt, *verdict.Failure) {
+// RollBack puts the files back that a deployment replaced. The receipt is about the certificate that is
+// back.
+func (c *Courier) RollBack(ctx context.Context, what verdict.Deployed) (*verdict.Receipt, *verdict.Failure) {
 	defs, started := c.book.Current(), time.Now()
-	t, failure := lookUp(defs, target)
+	t, failure := lookUp(defs, what.Target)
 	if failure == nil && !t.onHost() {
 		failure = verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve, fmt.Sprintf("target %s is a mail: %s", t.ID, (&verdict.Receipt{}).Remedy()))
 	}
@@ -163,7 +174,8 @@ func (c *Courier) RollBack(ctx context.Context, target, fingerprint string) (*ve
 		return nil, failure
 	}
 	a := &attempt{Courier: c, defs: defs, target: t, started: started, fetched: started}
-	result, err := (mailhost.Deployer{Admit: a.mayReturn(), Reached: c.opts.Reached}).Former(ctx, d, fingerprint)
+	deployer := mailhost.Deployer{Event: mailhost.Event{ID: what.Event, Publication: what.Published}, Admit: a.mayReturn(), Reached: c.opts.Reached}
+	result, err := deployer.Former(ctx, d, what.Fingerprint)
 	if err != nil {
 		return nil, deployFailure(err)
 	}
@@ -180,6 +192,11 @@ func (c *Courier) Plan(ctx context.Context, ev *events.Event, target string) []v
 
 // PlanWithKey is Plan with the certificate's private key in PEM; nil: the event says where it is.
 func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target string, key []byte) []verdict.Finding {
+	return c.plan(ctx, target, ev, key, verdict.Publication{})
+}
+
+// plan is PlanWithKey of an event that has a place in the order of publication.
+func (c *Courier) plan(ctx context.Context, target string, ev *events.Event, key []byte, place verdict.Publication) []verdict.Finding {
 	failed := func(what string, f *verdict.Failure) []verdict.Finding {
 		return []verdict.Finding{{What: what, Status: verdict.Error, Message: f.Error()}}
 	}
@@ -216,7 +233,7 @@ func (c *Courier) PlanWithKey(ctx context.Context, ev *events.Event, target stri
 		return failed("certificate", asFailure(err))
 	}
 	defer clear(m.File)
-	return c.planned(ctx, t, &m)
+	return c.planned(ctx, t, &m, mailhost.Event{ID: ev.ID, Publication: place})
 }
 
 // isMail returns the refusal to make a mail for a target on a mail host; nil for a mail.
@@ -230,7 +247,7 @@ func (t *Target) isMail() *verdict.Failure {
 
 // host checks what a replay of a deployment needs: what can be known here, and on the mail host itself
 // everything.
-func (e *examination) host(ctx context.Context) {
+func (e *examination) host(ctx context.Context, place verdict.Publication) {
 	c, t := e.courier, e.t
 	if e.bundle == nil {
 		return
@@ -240,7 +257,7 @@ func (e *examination) host(ctx context.Context) {
 		return
 	}
 	if t.lane == c.opts.HostLane {
-		e.found = append(e.found, c.Plan(ctx, e.ev, t.ID)...)
+		e.found = append(e.found, c.plan(ctx, t.ID, e.ev, nil, place)...)
 		return
 	}
 	e.say("deployment", verdict.OK, "the certificate can be deployed; its key, the files and the program are on mail host %s: certpost deliveries plan looks there", legible.Clean(t.Host, 100))
@@ -251,17 +268,17 @@ func (c *Courier) probeHost(ctx context.Context, t *Target) []verdict.Finding {
 	if t.lane != c.opts.HostLane || c.opts.HostLane == "" {
 		return []verdict.Finding{{What: "mail host", Status: verdict.OK, Message: fmt.Sprintf("not looked at, because it is %s: `certpost check --live` there checks it", legible.Clean(t.Host, 100))}}
 	}
-	return c.planned(ctx, t, nil)
+	return c.planned(ctx, t, nil, mailhost.Event{})
 }
 
 // planned says what a deployment to a target on this host would do, without material only what can be
 // said without a certificate.
-func (c *Courier) planned(ctx context.Context, t *Target, m *mailhost.Material) (all []verdict.Finding) {
+func (c *Courier) planned(ctx context.Context, t *Target, m *mailhost.Material, of mailhost.Event) (all []verdict.Finding) {
 	d, failure := c.hostDeployment(t)
 	if failure != nil {
 		return []verdict.Finding{{What: "target", Status: verdict.Error, Message: failure.Reason}}
 	}
-	for _, f := range (mailhost.Deployer{}).Plan(ctx, d, m) {
+	for _, f := range (mailhost.Deployer{Event: of}).Plan(ctx, d, m) {
 		status := verdict.OK
 		switch {
 		case f.Failed:

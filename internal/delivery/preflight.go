@@ -19,14 +19,13 @@ import (
 // Examine checks whether a delivery of an event to a target would succeed now, and
 // sends nothing. It checks the target, the event, what its source may name, its
 // certificate and key, the target's secrets, the mail, and each relay up to AUTH, each once
-// and within the target's timeout. subject is the one that the event was published on, ""
-// if that is not known. An Error among the findings means that the delivery would fail.
-func (i Inspector) Examine(ctx context.Context, target, subject string, event []byte) []verdict.Finding {
+// and within the target's timeout. from is what is known of the event's publication. An Error among the findings means that the delivery would fail.
+func (i Inspector) Examine(ctx context.Context, target string, from verdict.Origin, event []byte) []verdict.Finding {
 	e := examination{courier: i.courier, defs: i.courier.book.Current()}
 	e.target(target)
 	e.event(event)
 	if e.ev != nil {
-		e.ev.Subject = subject
+		e.ev.Subject = from.Subject
 		e.source(target)
 		e.certificate(ctx)
 	}
@@ -34,7 +33,7 @@ func (i Inspector) Examine(ctx context.Context, target, subject string, event []
 		return e.found
 	}
 	if e.t.onHost() {
-		e.host(ctx)
+		e.host(ctx, from.Published)
 		return e.found
 	}
 	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"target": e.t.ID}}

@@ -125,7 +125,7 @@ func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding,
 	if why := letter.Unreplayable(); why != "" {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
 	}
-	return append(d.deliverer.Examine(ctx, letter.Target, letter.EventSubject, letter.Body), d.examineLedger(ctx, letter)...), nil
+	return append(d.deliverer.Examine(ctx, letter.Target, verdict.Origin{Subject: letter.EventSubject, Published: letter.Published}, letter.Body), d.examineLedger(ctx, letter)...), nil
 }
 
 // examineLedger checks whether a replay would be refused, or send nothing, because of what the

@@ -178,7 +178,7 @@ func (fakeDeliverer) Relays() []verdict.RelayView {
 func (fakeDeliverer) Check(context.Context, string) []verdict.Finding {
 	return []verdict.Finding{{What: "target", Status: verdict.OK}}
 }
-func (fakeDeliverer) Examine(_ context.Context, target, _ string, event []byte) []verdict.Finding {
+func (fakeDeliverer) Examine(_ context.Context, target string, _ verdict.Origin, event []byte) []verdict.Finding {
 	return []verdict.Finding{{What: target, Status: verdict.OK, Message: fmt.Sprint(len(event) > 0)}}
 }
 

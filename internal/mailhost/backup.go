@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,10 +83,27 @@ func (t *transaction) prune() {
 	}
 }
 
-// Former deploys the newest backup whose certificate is not the present one, by the same
-// transaction and with the same checks: a former certificate that has expired is refused.
-// Certificate and key belong together by what they are, not by their names. If the files do
+// takeOut removes the backups that a rollback has put back: the files have that certificate now, and the
+// next rollback goes further back.
+func (t *transaction) takeOut() {
+	first := t.files[0]
+	for _, path := range first.backups() {
+		if leaf := leafIn(path); leaf == nil || !leaf.Equal(t.want.leaf) {
+			continue
+		}
+		for _, f := range t.files {
+			if err := remove(f.backup(strings.TrimPrefix(path, first.backup("")))); err != nil {
+				t.note("a backup of the present certificate could not be removed: %v", explain(err))
+			}
+		}
+	}
+}
+
+// Former deploys the newest backup whose certificate is neither the present one nor one that a rollback
+// took away, by the same transaction and with the same checks: a former certificate that has expired
+// is refused. Certificate and key belong together by what they are, not by their names. If the files do
 // not have the certificate with the given SHA-256 (hexadecimal, "" for any) now, nothing is done.
+// Deployer.Event is the one whose certificate is taken away: it is not deployed again, but later ones are.
 func (h Deployer) Former(ctx context.Context, d Deployment, present string) (*Result, error) {
 	if err := d.Check(); err != nil {
 		return nil, fail(verdict.TargetInvalid, StepCheck, "%s", err)
@@ -94,31 +112,61 @@ func (h Deployer) Former(ctx context.Context, d Deployment, present string) (*Re
 	if err != nil {
 		return nil, err
 	}
-	var there *x509.Certificate
-	if certs := certificatesIn(files[0].path); len(certs) > 0 {
-		there = certs[0]
+	first := files[0]
+	there := leafIn(first.path)
+	if err := first.has(there, present); err != nil {
+		return nil, err
 	}
-	if present != "" && (there == nil || digestOf(there.Raw) != present) {
-		now := "no certificate that can be read"
-		if there != nil {
-			now = shortName(there)
-		}
-		return nil, fail(verdict.DeployWrite, StepPaths, "%s has %s now, not the certificate of this deployment: roll back the deployment that put it there", files[0].path, now)
+	last, err := first.readRecord()
+	if err != nil && !errors.Is(err, errNoRecord) {
+		return nil, writeFailure(StepPaths, err)
 	}
-	m := newestOther(files, there)
+	m := newestOther(files, there, last.RolledBack)
 	if m == nil {
-		return nil, fail(verdict.DeployWrite, StepPaths, "there is no backup of another certificate with its key beside %s; deploy one by an event", files[0].path)
+		return nil, fail(verdict.DeployWrite, StepPaths, "beside %s there is no backup of another certificate with its key, besides those that were rolled back; deploy one by an event", first.path)
 	}
 	defer clear(m.Key)
-	return h.Deploy(ctx, d, *m)
+	c, err := h.prepare(d, *m)
+	if err != nil {
+		return nil, err
+	}
+	defer c.clear()
+	t, err := h.begin(ctx, d, c)
+	if err != nil {
+		return nil, err
+	}
+	defer t.unlock()
+	t.rollback, t.taking = true, leafDigest(there)
+	return t.deploy()
 }
 
-// newestOther returns the newest backup of a certificate other than the present one, with its key;
-// nil if there is none.
-func newestOther(files []*file, present *x509.Certificate) *Material {
+// leafIn returns the leaf in a file; nil if there is none that can be read.
+func leafIn(path string) *x509.Certificate {
+	if certs := certificatesIn(path); len(certs) > 0 {
+		return certs[0]
+	}
+	return nil
+}
+
+// has returns the refusal to take a certificate away that is not there; present is its SHA-256, "" for
+// any.
+func (f *file) has(there *x509.Certificate, present string) error {
+	if present == "" || leafDigest(there) == present {
+		return nil
+	}
+	now := "no certificate that can be read"
+	if there != nil {
+		now = shortName(there)
+	}
+	return fail(verdict.DeployWrite, StepPaths, "%s has %s now, not the certificate of this deployment: roll back the deployment that put it there", f.path, now)
+}
+
+// newestOther returns the newest backup of a certificate other than the present one and those whose
+// SHA-256 is in not, with its key; nil if there is none.
+func newestOther(files []*file, present *x509.Certificate, not []string) *Material {
 	for _, path := range files[0].backups() {
 		certs := certificatesIn(path)
-		if len(certs) == 0 || present != nil && certs[0].Equal(present) {
+		if len(certs) == 0 || present != nil && certs[0].Equal(present) || slices.Contains(not, leafDigest(certs[0])) {
 			continue
 		}
 		if m, ok := formerMaterial(files, path, certs); ok {
@@ -129,8 +177,8 @@ func newestOther(files []*file, present *x509.Certificate) *Material {
 }
 
 // hasOther reports whether there is such a backup.
-func hasOther(files []*file, present *x509.Certificate) bool {
-	m := newestOther(files, present)
+func hasOther(files []*file, present *x509.Certificate, not []string) bool {
+	m := newestOther(files, present, not)
 	if m == nil {
 		return false
 	}

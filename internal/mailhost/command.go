@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -128,19 +129,43 @@ func (c Command) output(ctx context.Context, limit time.Duration, env []string, 
 	}
 }
 
+// findProgram returns the path of a program that this process may run.
 func findProgram(name string) (string, error) {
 	if filepath.IsAbs(name) {
-		return name, nil
+		return name, checkProgram(name)
 	}
 	if !strings.Contains(name, "/") {
 		for dir := range strings.SplitSeq(searchPath, ":") {
 			path := filepath.Join(dir, name)
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			if checkProgram(path) == nil {
 				return path, nil
 			}
 		}
 	}
 	return "", fmt.Errorf("the program %q was not found in %s; give its absolute path", legible.Clean(name, 100), searchPath)
+}
+
+// checkProgram returns why a path is no program; nil if it is one.
+func checkProgram(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the program %q does not exist on this host", legible.Clean(path, 300))
+	case err != nil:
+		return fmt.Errorf("the program %q cannot be looked at: %w", legible.Clean(path, 300), errors.Unwrap(err))
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%q is no program, but %s", legible.Clean(path, 300), kindOf(info))
+	case info.Mode()&0o111 == 0 || !mayRun(path):
+		return fmt.Errorf("the program %q is not executable for Certpost's user: chmod +x it, or correct the command", legible.Clean(path, 300))
+	}
+	return nil
+}
+
+func kindOf(info fs.FileInfo) string {
+	if info.IsDir() {
+		return "a directory"
+	}
+	return "a special file"
 }
 
 // lastBytes keeps the end of what is written to it.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 func TestParseCommand(t *testing.T) {
@@ -130,7 +131,9 @@ func TestCommandErrors(t *testing.T) {
 	}{
 		{Command{"no-such-program"}, "was not found in"},
 		{Command{"./here"}, "give its absolute path"},
-		{Command{"/no/such/program"}, "could not be started"},
+		{Command{"/no/such/program"}, "does not exist on this host"},
+		{Command{"/etc"}, "is no program, but a directory"},
+		{Command{"/etc/passwd"}, "is not executable for Certpost's user"},
 		{Command{"false"}, "exit status 1, without any output; read the log"},
 		{script(t, "echo first; echo second >&2; exit 7"), "exit status 7: first second"},
 		{script(t, `printf '\033[31mred\033[0m\n'; exit 1`), "exit status 1: "},
@@ -274,4 +277,33 @@ func TestCheckSettings(t *testing.T) {
 			t.Errorf("%q: %v, %v", text, m, err)
 		}
 	}
+}
+
+// What would fail in the middle of a deployment is found before: plan and check look at the programs of all commands.
+//
+// Fault: a command does not exist, or is not executable. Result: plan and check say so.
+func TestPlanLooksAtPrograms(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	notExecutable := filepath.Join(privateDir(t), "reload")
+	if err := os.WriteFile(notExecutable, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eachLayout(t, func(t *testing.T, d Deployment) {
+		d.ValidateCommand, d.ReloadCommand = Command{"/usr/sbin/no-such-program", "check"}, Command{notExecutable}
+		m := a.fresh(t)
+		for what, material := range map[string]*Material{"the plan": &m, "the check": nil} {
+			var failed []string
+			for _, f := range deployer().Plan(t.Context(), d, material) {
+				if f.Failed {
+					failed = append(failed, f.What+" "+f.Text)
+				}
+			}
+			if len(failed) != 2 || !strings.Contains(failed[0], `command the program "/usr/sbin/no-such-program" does not exist`) || !strings.Contains(failed[1], "is not executable") {
+				t.Errorf("%s says %q", what, failed)
+			}
+		}
+		d.ReloadCommand = Command{"true"}
+		wantFailure(t, deployer(), d, m, verdict.DeployValidate, StepValidate, NotNeeded)
+	})
 }

@@ -29,6 +29,7 @@ type childPlan struct {
 	KeyOwner    string
 	Point       string        // where it kills itself; "" nowhere
 	Nth         int           // the Nth time that it gets there
+	Event       uint64        // the deployment's, by its number
 	UID         int           // the user to become
 	Signal      Daemon        // gets SIGHUP; then the child's only right beyond its user's is CAP_KILL
 	KillAfter   time.Duration // it is killed from outside after this time; 0: it is not
@@ -57,7 +58,7 @@ func runChildPart() (isChild bool, err error) {
 	}
 	d := layouts[p.Layout](p.Dir)
 	d.ReloadCommand, d.KeyOwner, d.Signal = p.Reload, p.KeyOwner, p.Signal
-	h, times := deployer(), 0
+	h, times := published(p.Event), 0
 	h.Reached = func(point string) {
 		if point != p.Point {
 			return
@@ -135,9 +136,9 @@ func TestKilledAtEveryPoint(t *testing.T) {
 				}
 				for nth := 1; nth <= files; nth++ {
 					former, next := a.fresh(t), a.fresh(t)
-					mustDeploy(t, deployer(), d, former, Deployed)
+					mustDeploy(t, published(uint64(2*nth)), d, former, Deployed)
 					count := len((&file{path: d.CertPath}).backups())
-					plan := childPlan{Layout: layout, Dir: dir, Cert: next.Bundle.PEM(), Key: next.Key, Point: c.point, Nth: nth}
+					plan := childPlan{Layout: layout, Dir: dir, Cert: next.Bundle.PEM(), Key: next.Key, Point: c.point, Nth: nth, Event: uint64(2*nth + 1)}
 					switch c.point {
 					case pointRestoring, pointRestored, pointRolledBack:
 						// Fails the first time, so that there is a rollback.
@@ -164,12 +165,16 @@ func TestKilledAtEveryPoint(t *testing.T) {
 					if again, err := deployer().Recover(t.Context(), d); again || err != nil {
 						t.Errorf("recovered again: %v, %v", again, err)
 					}
+					// The record is that of the files: the event of the former ones is older than the next, and no other.
+					if last, err := (&file{path: d.CertPath}).readRecord(); err != nil || last.Leaf != leafDigest(want.Bundle.Leaf) || (last.Publication.Sequence == plan.Event) != (want.Bundle == next.Bundle) {
+						t.Errorf("the record says %+v, %v", last, err)
+					}
 					// And the event comes again.
 					state := Deployed
 					if c.after == "new" || c.point == pointRenamed && nth == files {
 						state = Unchanged
 					}
-					mustDeploy(t, deployer(), d, next, state)
+					mustDeploy(t, published(plan.Event), d, next, state)
 					wantContents(t, d, next)
 				}
 			})

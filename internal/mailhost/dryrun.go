@@ -111,7 +111,16 @@ func (p *planning) files() bool {
 		p.say("result", "unchanged: nothing would be written, reloaded or verified")
 		return false
 	}
-	if hasOther(files, p.contents.leaf) {
+	last, err := files[0].readRecord()
+	if err != nil && !errors.Is(err, errNoRecord) {
+		p.fail("file", err)
+		return false
+	}
+	if o := last.older(p.Event); o != nil {
+		p.found = append(p.found, Finding{What: "result", Text: "skipped: " + o.Reason, Warning: true})
+		return false
+	}
+	if hasOther(files, p.contents.leaf, last.RolledBack) {
 		p.say("backup", "there is a backup of another certificate beside %s", files[0].path)
 	}
 	return true

@@ -51,6 +51,12 @@ func lockDirectory(ctx context.Context, path string) (*os.File, error) {
 // hangUp sends SIGHUP to a process.
 func hangUp(pid int) error { return syscall.Kill(pid, syscall.SIGHUP) }
 
+// mayRun reports whether this process may execute a file.
+func mayRun(path string) bool {
+	const execute = 1 // X_OK
+	return syscall.Access(path, execute) == nil
+}
+
 // noFollow makes opening a symbolic link an error.
 const noFollow = syscall.O_NOFOLLOW
 

@@ -19,9 +19,12 @@ import (
 //	a journal, some are not                            rolled back
 //
 // So a rollback that is killed needs no journal of its own: it is repeated.
+//
+// The journal of a deployment that succeeded becomes its record.
 type journal struct {
-	Stamp string          `json:"stamp"` // of the backups
-	Files []journaledFile `json:"files"`
+	Stamp string          `json:"stamp,omitempty"` // of the backups
+	Files []journaledFile `json:"files,omitempty"`
+	record
 }
 
 type journaledFile struct {
@@ -35,15 +38,24 @@ func (t *transaction) journalPath() string { return t.files[0].path + ".certpost
 
 // writeJournal writes the journal and makes it durable before anything is replaced.
 func (t *transaction) writeJournal() error {
-	j := journal{Stamp: t.stamp}
+	j := journal{Stamp: t.stamp, record: t.next()}
 	for _, f := range t.files {
 		j.Files = append(j.Files, journaledFile{Path: f.path, SHA256: f.sum, Key: f.holdsKey, Former: f.former})
 	}
-	text, err := json.Marshal(j)
+	t.keep = j.says()
+	if err := writeJSON(t.journalPath(), j); err != nil {
+		return err
+	}
+	return t.sync()
+}
+
+// writeJSON writes a new file to disk, as one line.
+func writeJSON(path string, value any) error {
+	text, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	out, err := os.OpenFile(t.journalPath(), os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
 		return err
 	}
@@ -51,7 +63,15 @@ func (t *transaction) writeJournal() error {
 	if _, err := out.Write(append(text, '\n')); err != nil {
 		return err
 	}
-	if err := out.Sync(); err != nil {
+	return out.Sync()
+}
+
+// endJournal ends the journal of a deployment that succeeded: it becomes the record.
+func (t *transaction) endJournal() error {
+	if !t.keep {
+		return t.removeJournal()
+	}
+	if err := os.Rename(t.journalPath(), t.files[0].record()); err != nil {
 		return err
 	}
 	return t.sync()
@@ -113,7 +133,7 @@ func (t *transaction) recover() error {
 
 // interrupted is the transaction that wrote a journal, with the present settings.
 func (t *transaction) interrupted(j *journal) (*transaction, error) {
-	past := &transaction{Deployer: t.Deployer, ctx: context.WithoutCancel(t.ctx), d: t.d, stamp: j.Stamp, want: &contents{}}
+	past := &transaction{Deployer: t.Deployer, ctx: context.WithoutCancel(t.ctx), d: t.d, stamp: j.Stamp, want: &contents{}, keep: j.says()}
 	for _, in := range j.Files {
 		path, err := resolve(in.Path)
 		if err != nil {

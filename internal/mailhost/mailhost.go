@@ -9,8 +9,9 @@
 //	F.certpost-old       the former file, a hard link, until the deployment has ended
 //	F.certpost-journal   beside the certificate only: a deployment is replacing files
 //	F.certpost-<time>    backups, as many as Deployment.BackupRetention says
+//	F.certpost-deployed  beside the certificate only: which event the present files are from
 //
-// After a deployment only backups are left. After kill -9 the others say what the next
+// After a deployment only backups and that record are left. After kill -9 the others say what the next
 // deployment, or Recover, has to do: see journal.go.
 package mailhost
 
@@ -35,6 +36,10 @@ type Deployer struct {
 	// returns an error, nothing is changed. present is what the files have now, the leaf first, nil
 	// if there is none that can be read; wanted is what they are to have.
 	Admit func(ctx context.Context, present, wanted []*x509.Certificate) error
+	// Event is what Deploy is called for. The certificate of an event that was published before the one
+	// whose certificate the files have is not deployed; see Older. The zero Event has no place
+	// in that order.
+	Event Event
 	// Reached is called at the named points of a deployment (points.go), for tests.
 	Reached func(point string)
 }
@@ -60,13 +65,15 @@ type Result struct {
 	Served []Served
 	// Backup says that there is a backup of another certificate, which Former can put back.
 	Backup bool
+	// Replaced is the certificate that the files had before; nil if there was none that can be read.
+	Replaced *x509.Certificate
 	// Leaf is the certificate that the files have now.
 	Leaf *x509.Certificate
 }
 
 // Deploy puts the certificate onto the host.
 //
-// Its error is a *Failure, which says what failed and how the rollback ended. Only
+// Its error is a *Failure, which says what failed and how the rollback ended. Only an *Older,
 // context errors and those of Admit and Claim are returned as they are; then nothing was
 // changed.
 // Once files are being replaced, the end of ctx does not stop the deployment: it
@@ -77,7 +84,12 @@ func (h Deployer) Deploy(ctx context.Context, d Deployment, m Material) (*Result
 		return nil, err
 	}
 	defer contents.clear()
-	return h.deploy(ctx, d, contents)
+	t, err := h.begin(ctx, d, contents)
+	if err != nil {
+		return nil, err
+	}
+	defer t.unlock()
+	return t.deploy()
 }
 
 // prepare returns the contents of the files, after every check that needs no file.
@@ -96,14 +108,12 @@ func (h Deployer) prepare(d Deployment, m Material) (*contents, error) {
 	return c, nil
 }
 
-// deploy is the transaction.
-func (h Deployer) deploy(ctx context.Context, d Deployment, c *contents) (*Result, error) {
-	t, err := h.begin(ctx, d, c)
-	if err != nil {
+// deploy is the transaction, once the files are locked.
+func (t *transaction) deploy() (*Result, error) {
+	if err := t.recover(); err != nil {
 		return nil, err
 	}
-	defer t.unlock()
-	if err := t.recover(); err != nil {
+	if err := t.readRecord(); err != nil {
 		return nil, err
 	}
 	same, err := t.same()
@@ -111,7 +121,11 @@ func (h Deployer) deploy(ctx context.Context, d Deployment, c *contents) (*Resul
 		return nil, err
 	}
 	if same {
+		t.remember()
 		return t.result(Unchanged), nil
+	}
+	if err := t.inOrder(); err != nil {
+		return nil, err
 	}
 	if err := t.checkServer(); err != nil {
 		return nil, err

@@ -24,6 +24,12 @@ type transaction struct {
 	dirs  []*os.File // locked
 	stamp string     // names the backups
 	want  *contents
+	// rollback says that an operator has ordered the certificate; taking is the SHA-256 of the leaf that
+	// it is to take away, "" for any.
+	rollback bool
+	taking   string
+	last     record // of the deployment before this one
+	keep     bool   // the journal has a record to be kept
 	// former is the leaf that the files had before; nil if there was none that can be read.
 	former *x509.Certificate
 	keys   [][]byte // the private keys in the files, new and former: no error may quote them
@@ -103,9 +109,7 @@ func (t *transaction) same() (bool, error) {
 		same = same && current
 	}
 	t.keys = append(t.keys, slices.Clone(t.want.keyPEM))
-	if certs := certificatesIn(t.files[0].path); len(certs) > 0 {
-		t.former = certs[0]
-	}
+	t.former = leafIn(t.files[0].path)
 	for _, f := range t.files {
 		if f.holdsKey {
 			t.keepSecret(f.path)
@@ -302,7 +306,7 @@ func (t *transaction) reload() error {
 // commit ends a deployment that has succeeded: without the journal nothing will be rolled
 // back. What fails here cannot undo the deployment any more, and becomes a note.
 func (t *transaction) commit() {
-	if err := t.removeJournal(); err != nil {
+	if err := t.endJournal(); err != nil {
 		t.note("the journal could not be removed (%v): the next deployment will verify this one again", explain(err))
 		return
 	}
@@ -312,6 +316,9 @@ func (t *transaction) commit() {
 			t.note("the former %s could not be kept as a backup: %v", f.path, explain(err))
 		}
 	}
+	if t.rollback {
+		t.takeOut()
+	}
 	t.prune()
 	if err := t.sync(); err != nil {
 		t.note("the backups may be lost by a power cut: %v", explain(err))
@@ -319,7 +326,7 @@ func (t *transaction) commit() {
 }
 
 func (t *transaction) result(state State) *Result {
-	return &Result{State: state, Done: t.done, Notes: t.notes, Served: t.served, Leaf: t.want.leaf, Backup: hasOther(t.files, t.want.leaf)}
+	return &Result{State: state, Done: t.done, Notes: t.notes, Served: t.served, Leaf: t.want.leaf, Backup: hasOther(t.files, t.want.leaf, t.next().RolledBack), Replaced: t.former}
 }
 
 func (t *transaction) did(text string, args ...any) {

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/backoff"
@@ -46,11 +45,13 @@ type job struct {
 	token     string // of the event id, for subjects and keys
 	key       string // in the ledger
 	gen       int
-	// eventSeq is the event's sequence in CERTPOST_EVENTS; 0 for a replay.
+	// eventSeq is the event's sequence in CERTPOST_EVENTS; 0 for the replay of a delivery.
 	eventSeq uint64
 	// copyOf is the sequence of the message of which this one is a copy in another lane; 0 if
 	// it is none. That one may have been in work.
-	copyOf   uint64
+	copyOf uint64
+	// place is the event's in the order of publication; of a replayed event that of the first time.
+	place    verdict.Publication
 	replayOf uint64 // the dead letter that it replays; 0: none, or not known
 	force    bool
 	// recipients, when not nil, are the only recipients of a replay.
@@ -119,6 +120,7 @@ func (j *job) deliver(ctx context.Context) (*verdict.Receipt, *verdict.Failure) 
 	return j.r.courier.Deliver(ctx, j.event, verdict.Attempt{
 		Target: j.target, Lane: j.lane.name, Number: j.entry.Attempts, Recipients: j.entry.Owed, Accepted: j.entry.Accepted,
 		PossibleDuplicate: j.entry.Uncertain, Claim: j.claimer(ctx), Parsed: j.parsed, Newer: j.newer, Limits: j, Override: j.recipients, Hold: j.entry.Hold,
+		Published: j.publication(), Force: j.force,
 	})
 }
 
@@ -138,6 +140,7 @@ func (j *job) read() *verdict.Failure {
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
 	j.copyOf, _ = strconv.ParseUint(h.Get(broker.HeaderCopyOf), 10, 64)
 	j.replayOf, _ = strconv.ParseUint(h.Get(broker.HeaderLetter), 10, 64)
+	j.place = placeOf(h, j.eventSeq, j.published)
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
 	if list := h.Get(broker.HeaderRecipients); list != "" {
 		j.recipients = strings.Split(list, ", ")
@@ -150,12 +153,6 @@ func (j *job) read() *verdict.Failure {
 	j.event, j.token = ev, events.Token(ev.ID)
 	j.key = broker.LedgerKey(j.target, j.token)
 	return nil
-}
-
-// setPublished records in a copy of a delivery when the first one was published: its age
-// counts from there.
-func setPublished(h nats.Header, at time.Time) {
-	h.Set(broker.HeaderPublished, at.UTC().Format(time.RFC3339Nano))
 }
 
 // invalid returns the failure of a message that is not a valid event.

@@ -298,6 +298,9 @@ func (r *Runner) deliveryOf(ev *events.Event, body events.Body, route verdict.Ro
 	m.Header.Set(broker.HeaderEventSequence, strconv.FormatUint(from.seq, 10))
 	m.Header.Set(broker.HeaderEventPublished, from.published.UTC().Format(time.RFC3339Nano))
 	m.Header.Set(broker.HeaderEventSubject, broker.HeaderText(ev.Subject))
+	if place := from.place(); place.Sequence != from.seq {
+		m.Header.Set(broker.HeaderPublication, place.String())
+	}
 	for _, h := range []string{"traceparent", "tracestate"} {
 		if v := from.headers.Get(h); v != "" {
 			m.Header.Set(h, broker.HeaderText(v))
@@ -313,6 +316,7 @@ func (f *fanned) addDeadLetter(failure *verdict.Failure, target, lane string) {
 	d.Target, d.Lane, d.Generation = target, lane, 1
 	d.ReplaySubject, d.EventSubject, d.Body = f.msg.Subject(), f.msg.Subject(), f.msg.Data()
 	d.TraceParent = broker.TraceParent(f.msg.Headers())
+	d.Published = origin{f.seq, f.stored, f.msg.Headers()}.place()
 	if f.event != nil {
 		d.Event, d.Token = f.event.ID, events.Token(f.event.ID)
 		d.Body = f.event.Encode() // headers of a binary CloudEvent included

@@ -13,11 +13,10 @@ import (
 
 // Host does on a mail host what operators order through other processes.
 //
-// RollBack puts the files back that a target's deployment of a certificate replaced; the
-// receipt is about the certificate that is back. Plan says what a deployment of an event to a
+// RollBack puts the files back that a deployment replaced; the receipt is about the certificate that is back. Plan says what a deployment of an event to a
 // target would do, and changes nothing.
 type Host interface {
-	RollBack(ctx context.Context, target, fingerprint string) (*verdict.Receipt, *verdict.Failure)
+	RollBack(ctx context.Context, what verdict.Deployed) (*verdict.Receipt, *verdict.Failure)
 	Plan(ctx context.Context, ev *events.Event, target string) []verdict.Finding
 }
 
@@ -59,7 +58,9 @@ func (r *Runner) rollBackOrdered(ctx context.Context, order broker.HostOrder) br
 	if entry.State != broker.StateSent || entry.Receipt == nil || !entry.Receipt.OnHost() || entry.Certificate == nil {
 		return refusedOrder(verdict.Fail(verdict.TargetInvalid, verdict.PhaseResolve, fmt.Sprintf("the delivery is %s, and no deployment that can be rolled back", entry.State)))
 	}
-	receipt, failure := r.set.Host.RollBack(ctx, order.Target, entry.Certificate.Fingerprint)
+	receipt, failure := r.set.Host.RollBack(ctx, verdict.Deployed{
+		Target: order.Target, Event: entry.Event, Fingerprint: entry.Certificate.Fingerprint, Published: verdict.Publication{Sequence: entry.EventSequence},
+	})
 	if failure != nil {
 		r.log.Error().Str("target", order.Target).Str("event", order.Event).Str("by", order.By).Str("code", string(failure.Code)).Str("reason", failure.Reason).Msg("a deployment could not be rolled back")
 		return refusedOrder(failure)

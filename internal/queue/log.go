@@ -59,7 +59,7 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 	}
 	if msg == "" {
 		msg = map[string]string{
-			"sent": "delivered", "dead": "dead letter", "retry": "failed; it will be retried", "skipped": "not sent, because the target has a newer certificate", "duplicate": "already delivered; acknowledged without sending",
+			"sent": "delivered", "dead": "dead letter", "retry": "failed; it will be retried", "skipped": "skipped: the target has a newer certificate", "duplicate": "already delivered; acknowledged without sending",
 			"relay_failed": "the relay failed; the delivery waits",
 		}[outcome]
 	}

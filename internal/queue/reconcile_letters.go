@@ -111,10 +111,11 @@ func (rc *reconciler) restoreLetter(ctx context.Context, e broker.Entry, place u
 	l.Event, l.Token, l.Target, l.Lane, l.Generation = e.Event, events.Token(e.Event), e.Target, e.Lane, max(e.Generation, 1)
 	l.Attempts, l.First, l.Last, l.Recipients = e.Attempts, e.First, e.Last, e.Missing()
 	l.ReplaySubject, l.EventSubject = broker.DeliverySubject(e.Lane, e.Target), e.EventSubject
+	l.Published.Sequence = e.EventSequence
 	ev, err := rc.r.EventAt(ctx, place, l.Token)
 	switch {
 	case err == nil && ev.Digest() == e.Digest:
-		l.Body = ev.Encode()
+		l.Body, l.Published = ev.Encode(), origin{place, ev.Published, ev.Headers}.place()
 	case err == nil, errors.Is(err, broker.ErrNoEvent):
 		l.Body = broker.Withheld("the letter was lost, and its event is no longer stored: publish the certificate again", l)
 	default:

@@ -363,7 +363,7 @@ func TestLettersStreamDeleted(t *testing.T) {
 			}
 			body = string(l.Body)
 		}
-		if l.Event == "removed" || l.Subject != was.Subject || l.Code != was.Code || l.Reason != was.Reason || l.ReplyCode != was.ReplyCode || l.Attempts != was.Attempts || string(l.Body) != body || l.ReplaySubject != was.ReplaySubject {
+		if l.Event == "removed" || l.Subject != was.Subject || l.Code != was.Code || l.Reason != was.Reason || l.ReplyCode != was.ReplyCode || l.Attempts != was.Attempts || l.Published.Sequence != was.Published.Sequence || string(l.Body) != body || l.ReplaySubject != was.ReplaySubject {
 			t.Errorf("letter: %+v\nit was %+v", l, was)
 		}
 	}

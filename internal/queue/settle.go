@@ -342,7 +342,7 @@ func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
 	if missing := j.entry.Missing(); missing != nil {
 		d.Recipients = missing // including those refused in earlier attempts
 	}
-	d.EventSubject = broker.SubjectOfEvent(j.msg.Headers())
+	d.EventSubject, d.Published = broker.SubjectOfEvent(j.msg.Headers()), j.publication()
 	if j.event != nil {
 		d.Event, d.Token = j.event.ID, j.token
 		d.EventSubject = j.event.Subject

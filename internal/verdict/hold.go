@@ -16,6 +16,9 @@ type Hold struct {
 	Until time.Time `json:"until,omitzero"`
 	// TTL is the longest of the records so far, in nanoseconds.
 	TTL time.Duration `json:"ttl_ns,omitempty"`
+	// Seen are the names that had records; Gone is since when one of them has none, zero if all have.
+	Seen []string  `json:"seen,omitempty"`
+	Gone time.Time `json:"gone_since,omitzero"`
 	// Expires is when the certificate expires that the host has now; zero if it has none.
 	Expires time.Time `json:"expires,omitzero"`
 }
@@ -25,7 +28,8 @@ func (h *Hold) Same(other *Hold) bool {
 	if h == nil || other == nil {
 		return h == other
 	}
-	return slices.Equal(h.Publish, other.Publish) && h.Fits.Equal(other.Fits) && h.Until.Equal(other.Until) && h.TTL == other.TTL && h.Expires.Equal(other.Expires)
+	return slices.Equal(h.Publish, other.Publish) && h.Fits.Equal(other.Fits) && h.Until.Equal(other.Until) && h.TTL == other.TTL &&
+		slices.Equal(h.Seen, other.Seen) && h.Gone.Equal(other.Gone) && h.Expires.Equal(other.Expires)
 }
 
 // urgent is how long before the end of the present certificate a hold becomes an emergency.

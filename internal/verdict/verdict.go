@@ -221,8 +221,9 @@ type Failure struct {
 	// After is the delay before the next attempt after Relay or Untried; 0 lets the
 	// broker choose it.
 	After time.Duration
-	// Skip is set when nothing is to be sent, by the target's policy, and nobody has to look at
-	// it: the delivery is settled without a mail and without a dead letter.
+	// Skip is set when nothing is to be sent, by the target's policy or because its host has the
+	// certificate of a later event, and nobody has to look at it: the delivery is settled without a mail
+	// and without a dead letter.
 	Skip bool
 	// Hold is set when nothing was tried, because something outside has to be changed first. The
 	// delivery is looked at again soon, and no attempt is counted.
@@ -330,6 +331,8 @@ type Receipt struct {
 	Host  string   `json:"host,omitempty"`  // the mail host, as in the target
 	State string   `json:"state,omitempty"` // deployed or unchanged
 	Steps []string `json:"steps,omitempty"` // of the deployment, in order
+	// Replaced is the SHA-256 of the leaf that the host had before, hexadecimal; "" if there was none.
+	Replaced string `json:"replaced,omitempty"`
 	// RollbackAvailable says that the host kept the files that were there before. A mail cannot be
 	// taken back: see Remedy.
 	RollbackAvailable bool `json:"rollback_available"`
@@ -382,7 +385,7 @@ func (k KeySent) Sent() bool { return k == KeyClear || k == KeyEncrypted }
 func (r *Receipt) Brief() Receipt {
 	return Receipt{Relay: r.Relay, ReplyCode: r.ReplyCode, QueueID: r.QueueID, MessageID: r.MessageID, TLS: r.TLS, Definition: r.Definition,
 		At: r.At, Payload: r.Payload, Files: r.Files, PrivateKey: r.PrivateKey, Recipients: r.Recipients, Size: r.Size,
-		Host: r.Host, State: r.State, RolledBack: r.RolledBack}
+		Host: r.Host, State: r.State, Replaced: r.Replaced, RolledBack: r.RolledBack}
 }
 
 // Timings says how long the parts of an attempt took.
@@ -426,9 +429,21 @@ type Attempt struct {
 	Newer func(ctx context.Context, c *Certificate) (string, error)
 	// Hold is that of the last attempt that was held; nil for none.
 	Hold *Hold
+	// Published is the event's place in the order of publication, in which deployments onto a host are
+	// made. Force says that an operator wants this one whatever was delivered before.
+	Published Publication
+	Force     bool
 	// Limits is asked before mail goes to a relay that has limits; nil means that no
 	// limit applies.
 	Limits Limits
+}
+
+// Deployed is a deployment that an operator wants rolled back.
+type Deployed struct {
+	Target      string
+	Event       string // its id
+	Fingerprint string // of the certificate, SHA-256 in hexadecimal
+	Published   Publication
 }
 
 // Route is one result of resolving an event: a delivery to a target, or, with
