@@ -88,22 +88,73 @@ func TestInstalledHooks(t *testing.T) {
 		t.Errorf("the spool is not where the configuration says: %v", err)
 	}
 
-	// Wrong flags, and files of others, are refused at once, where a person reads the error.
+	// Files of others stay.
 	p.write("mine", "#!/bin/sh\necho mine\n")
-	for want, args := range map[string][]string{
-		"flags for the hook: unknown flag --store-kay":                       {"--", "--store-kay", "x"},
-		"flags for the hook: --target is empty":                              {"--", "--target", ""},
-		"flags for the hook: --cert and --from can't be used together":       {"--", "--cert", "x"},
-		p.path("mine") + " exists and is not one of certpost's hooks: --for": {"--file", p.path("mine"), "--yes"},
-	} {
-		s := command(t, nil, append([]string{"-c", p.path("certpost.yaml"), "hook", "install", "certbot"}, args...)...)
-		if s.code != exitUsage || !strings.Contains(s.stderr, want) {
-			t.Errorf("%q: %+v, want %s", args, s, want)
-		}
+	if s := command(t, nil, "-c", p.path("certpost.yaml"), "hook", "install", "certbot", "--file", p.path("mine"), "--yes"); s.code != exitUsage || !strings.Contains(s.stderr, p.path("mine")+" exists and is not one of certpost's hooks: --for") {
+		t.Errorf("%+v", s)
 	}
 	s := command(t, []string{"CERTPOST_NATS_URL=nats://elsewhere:4222"}, "-c", p.path("certpost.yaml"), "hook", "install", "lego", "--file", p.path("mine"), "--force", "--yes")
 	if s.code != exitDone || !strings.Contains(s.stderr, "warning: CERTPOST_NATS_URL is set here") {
 		t.Errorf("%+v", s)
+	}
+}
+
+// What `publish` would refuse at each renewal is refused when the hook is installed, where a person
+// reads the error, and nothing is written.
+func TestFlagsOfHooks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	lab.Write(t, filepath.Join(dir, "certpost.yaml"), []byte(`
+data_dir: `+dir+`/data
+events:
+  secret_paths: [secret/certs/**]
+targets:
+  - {id: web, host: smtp.example.com, from_address: certpost@example.com, to: [ops@example.com]}
+`))
+	hook := filepath.Join(dir, "hook")
+	install := func(flags ...string) said {
+		return command(t, nil, append([]string{"-c", filepath.Join(dir, "certpost.yaml"), "hook", "install", "certbot", "--file", hook, "--yes", "--"}, flags...)...)
+	}
+	const place = "vault:secret/certs/x#private_key"
+	for _, c := range []struct {
+		want  string
+		flags []string
+	}{
+		{"unknown flag --store-kay", []string{"--store-kay", "x"}},
+		{"--target is empty", []string{"--target", ""}},
+		{"--cert and --from can't be used together", []string{"--cert", "x"}},
+		{"--store-key: ", []string{"--store-key", "secret/certs/x"}},
+		{"--store-key: {name} is unknown: use {lineage}", []string{"--store-key", "vault:secret/certs/{name}#private_key"}},
+		{"keys can be stored only in vault:", []string{"--store-key", "file:/etc/key.pem"}},
+		{"secret/elsewhere/x", []string{"--store-key", "vault:secret/elsewhere/x#private_key"}},
+		{"--key-ref: ", []string{"--key-ref", "secret/certs/x"}},
+		{"{lineage} is unknown", []string{"--key-ref", "vault:secret/certs/{lineage}#private_key"}},
+		{"placeholders are replaced only in --store-key", []string{"--key-ref", "vault:secret/certs/{cn}#private_key"}},
+		{"secret/elsewhere/x", []string{"--key-ref", "vault:secret/elsewhere/x#private_key"}},
+		{"not a URI-reference", []string{"--source", "not a uri"}},
+		{`target "nobody" is not defined`, []string{"--target", "nobody"}},
+		{"the same target as", []string{"--target", "web,web"}},
+		{"--as a b", []string{"--as", "a b"}},
+		{"give certpost --config FILE hook install", []string{"--config", "/etc/other.yaml"}},
+		{"give certpost --config FILE hook install", []string{"-c", "/etc/other.yaml"}},
+		{"unexpected argument extra: certbot passes the arguments", []string{"extra"}},
+		{"--from", []string{"--from", "lego"}},
+		{"each certificate needs an id of its own", []string{"--id", "one"}},
+		{"give the path in full", []string{"--store-key", place, "--key", "key.pem"}},
+		{"--help and --version end the program", []string{"--help"}},
+	} {
+		if s := install(c.flags...); s.code != exitUsage || !strings.Contains(s.stderr, "flags for the hook: ") || !strings.Contains(s.stderr, c.want) {
+			t.Errorf("%q: %+v, want %s", c.flags, s, c.want)
+		}
+		if _, err := os.Stat(hook); err == nil {
+			t.Fatalf("%q: a hook is written", c.flags)
+		}
+	}
+	if s := install("--target", "web,nobody", "--store-key", "vault:secret/certs/{lineage}-{key_type}#private_key"); s.code != exitDone || !strings.Contains(s.stderr, `cannot be delivered to all targets: target "nobody" is not defined`) {
+		t.Errorf("%+v", s)
+	}
+	if s := install("--target", "nobody", "--force"); s.code != exitDone || !strings.Contains(s.stderr, "warning: ") {
+		t.Errorf("with --force: %+v", s)
 	}
 }
 

@@ -134,13 +134,18 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 	if err != nil {
 		return p, err
 	}
+	return p, c.complete(&p)
+}
+
+// complete adds to a publication what the flags say.
+func (c *publishCmd) complete(p *publication) (err error) {
 	ev := p.ev
 	if c.Key != "" {
 		p.keyFile = c.Key
 	}
 	if c.KeyRef != "" {
 		if ev.PrivateKey, err = keyReference(c.KeyRef); err != nil {
-			return p, err
+			return err
 		}
 	}
 	if c.NoKey {
@@ -156,7 +161,7 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 		ev.Time = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	ev.Targets, ev.Labels, ev.Subject = c.Target, c.Label, events.SourceSubject(c.As)
-	return p, nil
+	return nil
 }
 
 // decoded is the event as the consumer will decode it, so that an invalid one is refused here and

@@ -118,10 +118,15 @@ func (c *publishCmd) undeliverable(a *app, cfg *Config, ev *events.Event) (probl
 	case len(c.targets) == 0:
 		return limited(problems)
 	}
+	c.warnOfSome(a, problems)
+	return nil
+}
+
+// warnOfSome warns of targets that cannot get an event that others get.
+func (c *publishCmd) warnOfSome(a *app, problems []string) {
 	for _, problem := range limited(problems) {
 		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered to all targets:", problem)
 	}
-	return nil
 }
 
 // limited returns at most ten problems, and how many more there are.
@@ -163,9 +168,7 @@ func (c *publishCmd) checkID(ctx context.Context, a *app, b *broker.Broker, ev *
 	if len(problems) == len(targets) {
 		return c.refuse(a, limited(problems))
 	}
-	for _, problem := range limited(problems) {
-		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered to all targets:", problem)
-	}
+	c.warnOfSome(a, problems)
 	return nil
 }
 
