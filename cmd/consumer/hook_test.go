@@ -158,6 +158,50 @@ targets:
 	}
 }
 
+// A hook that passes the key of another certificate fails where its client is seen to have passed it,
+// not as a dead letter: the error names both files. Keys that only the program that delivers can
+// read, or decrypt, are left to it.
+//
+// Fault: the key's file that a client passes has not the key of the certificate. Result: refused
+// (exit 2), with both files.
+func TestHookWithTheKeyOfAnotherCertificate(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, "nats://"+lab.FreeAddress(t), "")
+	p.issue("www.example.com")
+	p.issue("other.example.com")
+	cert, key, other := p.path("www.example.com.pem"), p.path("www.example.com.key"), p.path("other.example.com.key")
+	p.write("encrypted.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n")
+	p.write("garbage.key", "garbage")
+	for _, c := range []struct {
+		key    string
+		client []string
+		env    []string
+		want   string
+	}{
+		{other, []string{"files", "--", cert, other}, nil, "does not match the certificate"},
+		{other, []string{"step", "--", cert, other}, nil, "does not match the certificate"},
+		{other, []string{"dehydrated", "--", "deploy_cert", "www.example.com", other, cert, cert, cert}, nil, "does not match the certificate"},
+		{other, []string{"lego"}, []string{"LEGO_CERT_DOMAIN=www.example.com", "LEGO_CERT_PATH=" + cert, "LEGO_CERT_KEY_PATH=" + other}, "does not match the certificate"},
+		{p.path("garbage.key"), []string{"files", "--", cert, p.path("garbage.key")}, nil, ""},
+	} {
+		s := p.publish(c.env, append([]string{"--from"}, c.client...)...)
+		if s.code != exitUsage || !strings.Contains(s.stderr, c.key+" is not the private key of the certificate in "+cert+": ") || !strings.Contains(s.stderr, c.want) || p.state().Waiting != 0 {
+			t.Errorf("%q: %+v", c.client, s)
+		}
+	}
+	for i, args := range [][]string{
+		{"--from", "files", "--", cert, key},
+		{"--from", "files", "--", cert, p.path("encrypted.key")},
+		{"--from", "files", "--", cert, p.path("elsewhere.key")},
+		{"--from", "files", "--no-key", "--", cert, other},
+		{"--from", "files", "--force", "--", cert, other},
+	} {
+		if s := p.publish(nil, append([]string{"--id", fmt.Sprint("e", i)}, args...)...); s.code != exitDone || strings.Contains(s.stderr, "is not the private key") != (i == 4) {
+			t.Errorf("%q: %+v", args, s)
+		}
+	}
+}
+
 // dehydrated calls its hook for each step, stops if one fails, and after a deploy_cert that failed
 // says only unchanged_cert, at each run.
 //

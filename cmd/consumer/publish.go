@@ -116,10 +116,11 @@ func (c *publishCmd) prepare(a *app, cfg *Config, p publication) (*spool.Entry, 
 
 // publication is an event, and what the publisher knows beyond it.
 type publication struct {
-	ev      *events.Event
-	keyFile string // path of the private key's file; "" if not known
-	lineage string // of the ACME client; "" without one
-	again   bool   // the client says that the certificate is not new
+	ev       *events.Event
+	certFile string // path of the certificate's file
+	keyFile  string // path of the private key's file; "" if not known
+	lineage  string // of the ACME client; "" without one
+	again    bool   // the client says that the certificate is not new
 	// passphrase refers to the passphrase of keyFile, if that is a PKCS#12 file.
 	passphrase string
 }
@@ -129,6 +130,7 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 	if c.From != "" {
 		p, err = c.fromHook(a)
 	} else {
+		p.certFile = c.Cert
 		p.ev, err = eventFromFile(c.Cert)
 	}
 	if err != nil {
@@ -194,7 +196,7 @@ func (c *publishCmd) fromHook(a *app) (publication, error) {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return publication{ev: ev, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
+	return publication{ev: ev, certFile: issued.CertFile, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
 }
 
 // hostname is this machine's name, for sources.

@@ -40,6 +40,9 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 		problems = append(problems, reasonOf(err))
 	} else {
 		problems = c.undeliverable(a, cfg, ev)
+		if problem := p.referencedKey(ev, bundle.Leaf); problem != "" {
+			problems = append(problems, problem)
+		}
 	}
 	if c.KeyRef != "" {
 		if ref, err := secrets.ParseRef(c.KeyRef); err == nil {
