@@ -72,6 +72,9 @@ func (c *watchCmd) Run(a *app) error {
 			return err
 		}
 	}
+	if _, err := c.publish().rehearse(); err != nil {
+		return usage("%w", err)
+	}
 	w := newDirWatcher(a, c, cfg)
 	if err := w.beginSkip(); err != nil {
 		return err

@@ -401,7 +401,22 @@ func TestPKCS12Files(t *testing.T) {
 	tr.write("web-again.p12", web)
 	tr.write("other.pfx", pack("other.example.com", "wrong"))
 	tr.write("rubbish.p12", []byte("rubbish"))
-	tr.wants() // without a passphrase they are left out
+	// Without a passphrase they are left out, and named unless the same is there as PEM.
+	_, full, _ := a.issue("web.example.com")
+	tr.write("pem/web.crt", full)
+	tr.write("pem/web.pfx", web)
+	all, left := (&Scanner{Host: "web1", NoKey: true}).Scan([]string{tr.dir})
+	if len(all) != 1 || len(left) != 4 {
+		t.Errorf("%v, %v", all, left)
+	}
+	for _, p := range left {
+		if !p.LeftOut || p.Settling || !strings.Contains(p.Reason, "--pkcs12-passphrase") || filepath.Dir(p.Path) != tr.dir {
+			t.Errorf("%+v", p)
+		}
+	}
+	if err := os.RemoveAll(tr.path("pem")); err != nil {
+		t.Fatal(err)
+	}
 	tr.s = &Scanner{Host: "web1", Passphrase: func() ([]byte, error) { return []byte("right"), nil }}
 	found, problems := tr.s.Scan([]string{tr.dir})
 	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web-again.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
@@ -460,6 +475,36 @@ func TestStrangeDirectories(t *testing.T) {
 	if _, problems := (&Scanner{}).Scan([]string{tr.path("missing")}); len(problems) != 1 {
 		t.Errorf("%v", problems)
 	}
+
+	// One line for each limit, however many directories are beyond it.
+	deep := strings.Repeat("d/", maxDepth)
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.MkdirAll(tr.path(deep+name+"/e"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, problems = tr.scan()
+	var limits []string
+	for _, p := range problems {
+		if strings.Contains(p.Reason, "levels of directories") {
+			limits = append(limits, p.Path)
+		}
+	}
+	if len(limits) != 1 || limits[0] != tr.path(deep+"a") {
+		t.Errorf("%q", limits)
+	}
+	tr.s.limit = 10
+	_, problems = tr.scan()
+	limits = nil
+	for _, p := range problems {
+		if strings.Contains(p.Reason, "more than 10 files") {
+			limits = append(limits, p.Path)
+		}
+	}
+	if len(limits) != 1 {
+		t.Errorf("%v", problems)
+	}
+
 	tr.s = &Scanner{Host: "web1", NoKey: true}
 	if err := os.Remove(tr.path("good/x.key")); err != nil {
 		t.Fatal(err)
