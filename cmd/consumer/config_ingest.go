@@ -47,8 +47,8 @@ type IngestToken struct {
 type IngestHMAC struct {
 	// Name of the sender.
 	Name string `yaml:"name" required:"true"`
-	// Secret is a secret reference to at least 16 characters: whsec_ and base64 for
-	// standard, base64 for step, any text for github.
+	// Secret is a secret reference to a key of at least 16 bytes: as whsec_ and base64 for
+	// standard, as base64 for step, as text for github.
 	Secret secrets.Ref `yaml:"secret"`
 	// Scheme is how the sender signs: standard (Standard Webhooks: webhook-id,
 	// webhook-timestamp, webhook-signature), github (X-Hub-Signature-256) or step

@@ -305,7 +305,11 @@ func TestProofs(t *testing.T) {
 	body := bare("signed", "")
 	now := time.Now()
 	standard := func(id string, at time.Time, secret string, body string) []string {
-		sum := mac(standardKey(secret), []byte(fmt.Sprintf("%s.%d.", id, at.Unix())), []byte(body))
+		key, err := Standard.Key(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := mac(key, []byte(fmt.Sprintf("%s.%d.", id, at.Unix())), []byte(body))
 		return []string{"Webhook-Id: " + id, fmt.Sprintf("Webhook-Timestamp: %d", at.Unix()), "Webhook-Signature: v1," + base64.StdEncoding.EncodeToString(sum)}
 	}
 	several := standard("msg_1", now, hookSecret, body)
