@@ -49,10 +49,13 @@ func (o *outbox) add(ctx context.Context, e *spool.Entry) error {
 	// An interrupt ends the publication. What is published later must be kept first.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
 	defer cancel()
-	if err := o.spool.Add(ctx, e); err != nil {
+	known, err := o.spool.Add(ctx, e)
+	if err != nil {
 		return err
 	}
-	o.added[e.Number] = &publishedEvent{}
+	if !known { // else the process that added it may have published it before it was killed
+		o.added[e.Number] = &publishedEvent{}
+	}
 	return nil
 }
 
