@@ -236,6 +236,9 @@ func TestAlertsConfiguration(t *testing.T) {
 		"repeat: 5m":     "alerts.repeat: must be longer than alerts.interval",
 		"letter_age: 0s": "alerts.health: old requires alerts.letter_age",
 		"group_wait: 1m": "alerts: tells nobody",
+		"":               "alerts: changes nothing, and tells nobody",
+		"health: old":    "alerts: changes nothing, and tells nobody",
+		"health: never":  "the configuration is valid: 2 targets on 2 lanes, 1 warning\n",
 		"webhook: {url: https://events.pagerduty.com/v2/enqueue, format: pagerduty, secret: {env: S}}": "the configuration is valid: 2 targets on 2 lanes, 1 warning",
 		"webhook: {url: https://hooks.example.com/x, secret: {value: " + key32 + "}}":                  "valid: 2 targets on 2 lanes, 2 warnings",
 	} {

@@ -300,6 +300,9 @@ func readConfig(path string, env []string) (*Config, *config.Document, []config.
 		return &next.HTTP, doc.Locate(problems)
 	}
 	problems = append(problems, config.Check(cfg, "")...)
+	if doc.Has("alerts") && cfg.Alerts.isDefault() {
+		problems = append(problems, config.Problem{Path: "alerts", Severity: config.Warning, Message: "changes nothing, and tells nobody: give alerts.mail or alerts.webhook, or leave it out"})
+	}
 	return cfg, doc, append(problems, cfg.validate()...)
 }
 
@@ -336,6 +339,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 		c.Book = delivery.NewBook(definitions, source)
 		problems = append(problems, c.Events.undefined(definitions)...)
 		problems = append(problems, c.Alerts.undefined(definitions)...)
+		problems = append(problems, c.HTTP.Ingest.undefined(definitions)...)
 		if c.MailHost != "" && !definitions.HasLane(c.hostLane()) {
 			problems = append(problems, config.Problem{Path: "mail_host", Severity: config.Warning,
 				Message: fmt.Sprintf("no target is on host %s, so nothing is deployed here", c.MailHost)})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/ingest"
@@ -178,6 +179,14 @@ func (c *IngestConfig) validate(f *findings, tls bool) {
 			f.err(s.path+".max_body", "is larger than 4MiB")
 		}
 	}
+}
+
+// undefined returns the targets of senders that are not defined.
+func (c *IngestConfig) undefined(d *delivery.Definitions) (found []config.Problem) {
+	for _, s := range c.senders() {
+		found = append(found, d.Undefined(s.path+".targets", s.limits.Targets)...)
+	}
+	return found
 }
 
 // serveIngest registers POST /v1/events, if it is enabled, and its description.

@@ -234,6 +234,12 @@ func TestIngestConfig(t *testing.T) {
 			t.Errorf("%s: %v, want %s", text, problems, want)
 		}
 	}
+	// Targets that senders are limited to must be there.
+	_, problems := load(t, "http: {ingest: {enabled: true, tokens: [{name: a, token: {file: x}, targets: [ops, opps, \"o*\", \"x*\"]}]}}\n"+
+		"targets: [{id: ops, host: smtp.example.com, auth_method: none, from_address: a@example.com, to: [b@example.com]}]\n")
+	if len(problems) != 2 || !strings.Contains(problems[0], `http.ingest.tokens[0].targets[1]: target "opps" is not defined: did you mean "ops"?`) || !strings.Contains(problems[1], "http.ingest.tokens[0].targets[3]: matches no target") {
+		t.Errorf("%v", problems)
+	}
 	cfg, problems := load(t, "http: {ingest: {enabled: true, hmac: [{name: a, secret: {file: x}}]}}\n")
 	if h := cfg.HTTP.Ingest.HMAC[0]; len(problems) != 0 || h.Scheme != "standard" || h.Format != "events" || h.Rate != defaultIngestRate || h.MaxBody != ingest.MaxBody {
 		t.Errorf("%+v, %v", h, problems)

@@ -85,6 +85,9 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 // a session: the handler itself finds out who sends a request, and must not take cookies for
 // it. At most maxBody bytes of a body are received.
 func (a *Access) HandleAPI(pattern string, maxBody int64, handler http.Handler) {
+	if _, path, _ := strings.Cut(pattern, " "); !strings.HasPrefix(path, apiPrefix) {
+		panic("access: " + pattern + " is not below " + apiPrefix)
+	}
 	a.add(Route{pattern, Anyone, API}, handler.ServeHTTP)
 	a.bodies[pattern] = maxBody
 }

@@ -30,6 +30,12 @@ func (d *Document) At(path string) (line, column int) {
 	return p.line, p.column
 }
 
+// Has reports whether the document has a value at a path.
+func (d *Document) Has(path string) bool {
+	_, known := d.places[path]
+	return known
+}
+
 // Locate adds to each problem that has only a path the origin of its value: a place in
 // the document, or an environment variable. It drops problems of values that could not
 // be read, because they may disappear once the value is readable. It removes values
