@@ -300,8 +300,10 @@ func readConfig(path string, env []string) (*Config, *config.Document, []config.
 		return &next.HTTP, doc.Locate(problems)
 	}
 	problems = append(problems, config.Check(cfg, "")...)
-	if doc.Has("alerts") && cfg.Alerts.isDefault() {
-		problems = append(problems, config.Problem{Path: "alerts", Severity: config.Warning, Message: "changes nothing, and tells nobody: give alerts.mail or alerts.webhook, or leave it out"})
+	for _, section := range []string{"alerts", "alerts.mail", "alerts.webhook"} {
+		if doc.Empty(section) {
+			problems = append(problems, config.Problem{Path: section, Severity: config.Warning, Message: "is empty, and tells nobody: give alerts.mail or alerts.webhook, or leave it out"})
+		}
 	}
 	return cfg, doc, append(problems, cfg.validate()...)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"reflect"
 	"time"
 
 	"github.com/certpost/certpost/internal/alert"
@@ -63,9 +62,6 @@ func defaultAlerts() AlertsConfig {
 	return AlertsConfig{Webhook: AlertWebhook{Format: string(alert.Certpost)}, LetterAge: time.Hour, Expiry: 7 * 24 * time.Hour, NotReady: 5 * time.Minute,
 		GroupWait: 30 * time.Second, Interval: 5 * time.Minute, Repeat: 24 * time.Hour, Health: "old"}
 }
-
-// isDefault reports whether the section says nothing.
-func (c *AlertsConfig) isDefault() bool { return reflect.DeepEqual(*c, defaultAlerts()) }
 
 // on reports whether a mail or a webhook is configured.
 func (c *AlertsConfig) on() bool { return c.Mail.Target != "" || !c.Webhook.URL.IsZero() }

@@ -30,10 +30,22 @@ func (d *Document) At(path string) (line, column int) {
 	return p.line, p.column
 }
 
-// Has reports whether the document has a value at a path.
-func (d *Document) Has(path string) bool {
-	_, known := d.places[path]
-	return known
+// Empty reports whether the document has a section at a path, with nothing in it.
+func (d *Document) Empty(path string) bool {
+	if _, known := d.places[path]; !known {
+		return false
+	}
+	for below := range d.places {
+		if below != path && within(below, path) {
+			return false
+		}
+	}
+	for at, variable := range d.variables {
+		if variable != "" && within(at, path) {
+			return false
+		}
+	}
+	return true
 }
 
 // Locate adds to each problem that has only a path the origin of its value: a place in
