@@ -170,6 +170,11 @@ func TestHookWithTheKeyOfAnotherCertificate(t *testing.T) {
 	p.issue("www.example.com")
 	p.issue("other.example.com")
 	cert, key, other := p.path("www.example.com.pem"), p.path("www.example.com.key"), p.path("other.example.com.key")
+	for _, args := range [][]string{{"--cert", "/dev/zero"}, {"--from", "files", "--", "/dev/zero"}} { // it never ends
+		if s := p.publish(nil, args...); s.code != exitUsage || !strings.Contains(s.stderr, "/dev/zero has more than 4194304 bytes") {
+			t.Errorf("%q: %+v", args, s)
+		}
+	}
 	p.write("encrypted.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n")
 	p.write("garbage.key", "garbage")
 	for _, c := range []struct {

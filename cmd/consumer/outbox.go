@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -179,7 +178,7 @@ func (o *outbox) openKeys() (err error) {
 
 // readKey returns the private key in PEM.
 func (o *outbox) readKey(ctx context.Context, k *spool.StoreKey) ([]byte, error) {
-	data, err := os.ReadFile(k.File)
+	data, err := readFile(k.File)
 	if err != nil || k.Passphrase == "" {
 		return data, err
 	}

@@ -81,12 +81,20 @@ func datePolicy(cfg *Config) string {
 // refuse returns an error if there are problems, or, with --force, warns of them.
 func (c *publishCmd) refuse(a *app, problems []string) error {
 	if len(problems) > 0 && !c.Force {
-		return usage("this cannot be delivered: %s; --force publishes it all the same", strings.Join(problems, "; "))
+		return usage("this cannot be delivered: %s%s", strings.Join(problems, "; "), c.forceHint("publishes"))
 	}
 	for _, problem := range problems {
 		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered as it is:", problem)
 	}
 	return nil
+}
+
+// forceHint says what --force does, where the flag is there.
+func (c *publishCmd) forceHint(does string) string {
+	if c.noForce {
+		return ""
+	}
+	return "; --force " + does + " it all the same"
 }
 
 // undeliverable returns why no target can get the event; if only some cannot, it warns of these. A

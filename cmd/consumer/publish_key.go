@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -33,7 +32,7 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 	named := *p.ev
 	named.PrivateKey = eventReference(ref)
 	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
-		return nil, usage("--store-key: %s; --force stores it all the same", problems[0])
+		return nil, usage("--store-key: %s%s", problems[0], c.forceHint("stores"))
 	}
 	key := &spool.StoreKey{Place: ref.String(), File: p.keyFile, Passphrase: p.passphrase}
 	out := a.outbox(cfg, nil)
@@ -45,7 +44,7 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 	defer clear(text)
 	if problem := p.unfitKey(text, leaf); problem != "" {
 		if !c.Force {
-			return nil, usage("%s; --force stores it all the same", problem)
+			return nil, usage("%s%s", problem, c.forceHint("stores"))
 		}
 		fmt.Fprintln(a.stderr, "certpost: warning:", problem)
 		key.Unchecked = true
@@ -76,7 +75,7 @@ func (p *publication) referencedKey(ev *events.Event, leaf *x509.Certificate) st
 	if ev.PrivateKey == nil || ev.PrivateKey.File == "" || ev.PrivateKey.File != p.keyFile {
 		return ""
 	}
-	text, err := os.ReadFile(p.keyFile)
+	text, err := readFile(p.keyFile)
 	if err != nil {
 		return ""
 	}

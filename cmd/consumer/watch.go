@@ -51,7 +51,7 @@ func (c *watchCmd) Validate() error {
 
 // publish is the command that a hook would run.
 func (c *watchCmd) publish() *publishCmd {
-	return &publishCmd{StoreKey: c.StoreKey, Target: slices.Clone(c.Target), Label: c.Label, As: c.As}
+	return &publishCmd{StoreKey: c.StoreKey, Target: slices.Clone(c.Target), Label: c.Label, As: c.As, noForce: true}
 }
 
 // Run publishes what is new in the directories until it is told to stop.
