@@ -116,7 +116,7 @@ func (c *hookInstallCmd) checkFlags(a *app, cfg *Config) error {
 	}
 	words := append([]string{"publish", "--from", c.Client}, c.Args...)
 	line, ended := newCLI(), false
-	parser, err := kong.New(line, kong.Name("certpost"), kong.Vars{"version": ""}, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { ended = true }))
+	parser, err := newParser(line, kong.Vars{"version": ""}, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { ended = true }))
 	if err != nil {
 		return err
 	}

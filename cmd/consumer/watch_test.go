@@ -290,7 +290,7 @@ func TestWatchLines(t *testing.T) {
 		t.Errorf("docs/publishing.md has %d lines, want 9", len(lines))
 	}
 	for _, line := range lines {
-		parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+		parser, err := newParser(newCLI(), kong.Vars{"version": ""})
 		if err != nil {
 			t.Fatal(err)
 		}
