@@ -85,12 +85,17 @@ func toldText(told alert.Told) string {
 
 type alertsSilenceCmd struct {
 	Alert  string        `arg:"" help:"The alert (see certpost alerts list), a kind such as dead_letters, or all."`
-	For    time.Duration `help:"Duration, such as 2h; at most 720h." required:"" placeholder:"DURATION"`
+	For    time.Duration `help:"Duration, such as 2h or 7d; at most 31d." required:"" placeholder:"DURATION"`
 	Reason string        `help:"Reason (kept in the audit)." required:""`
 }
 
 // Validate is called when the command line has been read.
-func (c *alertsSilenceCmd) Validate() error { return reasoned(c.Reason) }
+func (c *alertsSilenceCmd) Validate() error {
+	if err := alert.CheckSilence(c.For); err != nil {
+		return fmt.Errorf("--for: %w", err)
+	}
+	return reasoned(c.Reason)
+}
 
 func (c *alertsSilenceCmd) Run(a *app) error {
 	counter, done, err := a.client()

@@ -126,10 +126,10 @@ func TestAlertsByMailAndWebhook(t *testing.T) {
 	d := o.doors()
 	for _, c := range []refusal{
 		{want: `there is no alert "absent"`, status: http.StatusNotFound, page: "POST /alerts/silence alert=absent&for=1h&reason=x", shell: "alerts silence absent --for=2h --reason=x", code: exitFailed, asks: `alerts.silence {"alert": "absent", "for": "2h", "reason": "x"}`},
-		{want: "invalid duration 721h0m0s: want 1s to 720h0m0s", status: http.StatusBadRequest, shell: "alerts silence all --for=721h --reason=x", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "721h", "reason": "x"}`},
+		{want: "a silence lasts 1s to 31d, not 31d1h", status: http.StatusBadRequest, shell: "alerts silence all --for=745h --reason=x", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "31d1h", "reason": "x"}`},
 		{want: "a reason is required: the audit keeps it", status: http.StatusUnprocessableEntity, page: "POST /alerts/silence alert=all&for=1h&reason=", shell: "alerts silence all --for=2h --reason=+", code: exitUsage, asks: `alerts.silence {"alert": "all", "for": "2h"}`},
 		{want: `"all" is not silenced`, status: http.StatusConflict, page: "POST /alerts/unsilence alert=all", shell: "alerts unsilence all", code: exitFailed, asks: `alerts.unsilence {"alert": "all"}`},
-		{want: "for: want a duration such as 2h", status: http.StatusBadRequest, asks: `alerts.silence {"alert": "all", "for": "long", "reason": "x"}`},
+		{want: "for: want a duration such as 2h or 7d", status: http.StatusBadRequest, asks: `alerts.silence {"alert": "all", "for": "long", "reason": "x"}`},
 	} {
 		d.refuse(c)
 	}
@@ -236,6 +236,9 @@ func TestAlertsConfiguration(t *testing.T) {
 		"repeat: 5m":     "alerts.repeat: must be longer than alerts.interval",
 		"letter_age: 0s": "alerts.health: old requires alerts.letter_age",
 		"group_wait: 1m": "alerts: tells nobody",
+		"":               "alerts: is empty, and tells nobody",
+		"mail: {}":       "alerts.mail: is empty, and tells nobody",
+		"health: never":  "the configuration is valid: 2 targets on 2 lanes, 1 warning\n",
 		"webhook: {url: https://events.pagerduty.com/v2/enqueue, format: pagerduty, secret: {env: S}}": "the configuration is valid: 2 targets on 2 lanes, 1 warning",
 		"webhook: {url: https://hooks.example.com/x, secret: {value: " + key32 + "}}":                  "valid: 2 targets on 2 lanes, 2 warnings",
 	} {

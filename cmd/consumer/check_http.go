@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -66,6 +67,19 @@ func secretFindings(ctx context.Context, store *secrets.Store, of, what string, 
 	return found
 }
 
+// usableSecret is secretFindings, and applies the rule by which the program uses the secret.
+func usableSecret(ctx context.Context, store *secrets.Store, of, what string, ref secrets.Ref, rule func(string) error) []finding {
+	found := secretFindings(ctx, store, of, what, ref)
+	secret, err := reader(store, ref)(ctx)
+	if err != nil {
+		return found // it says why
+	}
+	if err := rule(secret); err != nil {
+		return []finding{{of, what, "error", ref.String() + " " + err.Error()}}
+	}
+	return found
+}
+
 // probe checks what `run` needs from other services: secrets and the OpenID Connect
 // provider.
 func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
@@ -89,17 +103,18 @@ func (h *HTTPConfig) probe(ctx context.Context, store *secrets.Store) (found []f
 			}
 		}
 	}
-	for _, secret := range []struct {
-		what string
-		ref  secrets.Ref
-	}{{"metrics_token", h.MetricsToken}, {"client_secret", h.SignIn.OIDC.ClientSecret}} {
-		if !secret.ref.IsZero() {
-			found = append(found, secretFindings(ctx, store, "http", secret.what, secret.ref)...)
-		}
+	if !h.MetricsToken.IsZero() {
+		found = append(found, usableSecret(ctx, store, "http", "metrics_token", h.MetricsToken, access.CheckProbeToken)...)
+	}
+	if ref := h.SignIn.OIDC.ClientSecret; !ref.IsZero() {
+		found = append(found, secretFindings(ctx, store, "http", "client_secret", ref)...)
 	}
 	for _, s := range h.Ingest.senders() {
 		if h.Ingest.Enabled && !s.secret.IsZero() {
-			found = append(found, secretFindings(ctx, store, "http", "ingest "+s.name, s.secret)...)
+			found = append(found, usableSecret(ctx, store, "http", "ingest "+s.name, s.secret, func(secret string) error {
+				_, err := s.scheme.Key(secret)
+				return err
+			})...)
 		}
 	}
 	provider, err := h.SignIn.OIDC.provider(store)

@@ -300,6 +300,11 @@ func readConfig(path string, env []string) (*Config, *config.Document, []config.
 		return &next.HTTP, doc.Locate(problems)
 	}
 	problems = append(problems, config.Check(cfg, "")...)
+	for _, section := range []string{"alerts", "alerts.mail", "alerts.webhook"} {
+		if doc.Empty(section) {
+			problems = append(problems, config.Problem{Path: section, Severity: config.Warning, Message: "is empty, and tells nobody: give alerts.mail or alerts.webhook, or leave it out"})
+		}
+	}
 	return cfg, doc, append(problems, cfg.validate()...)
 }
 
@@ -336,6 +341,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 		c.Book = delivery.NewBook(definitions, source)
 		problems = append(problems, c.Events.undefined(definitions)...)
 		problems = append(problems, c.Alerts.undefined(definitions)...)
+		problems = append(problems, c.HTTP.Ingest.undefined(definitions)...)
 		if c.MailHost != "" && !definitions.HasLane(c.hostLane()) {
 			problems = append(problems, config.Problem{Path: "mail_host", Severity: config.Warning,
 				Message: fmt.Sprintf("no target is on host %s, so nothing is deployed here", c.MailHost)})

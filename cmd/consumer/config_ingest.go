@@ -13,6 +13,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/ingest"
@@ -47,8 +48,8 @@ type IngestToken struct {
 type IngestHMAC struct {
 	// Name of the sender.
 	Name string `yaml:"name" required:"true"`
-	// Secret is a secret reference to at least 16 characters: whsec_ and base64 for
-	// standard, base64 for step, any text for github.
+	// Secret is a secret reference to a key of at least 16 bytes: as whsec_ and base64 for
+	// standard, as base64 for step, as text for github.
 	Secret secrets.Ref `yaml:"secret"`
 	// Scheme is how the sender signs: standard (Standard Webhooks: webhook-id,
 	// webhook-timestamp, webhook-signature), github (X-Hub-Signature-256) or step
@@ -178,6 +179,14 @@ func (c *IngestConfig) validate(f *findings, tls bool) {
 			f.err(s.path+".max_body", "is larger than 4MiB")
 		}
 	}
+}
+
+// undefined returns the targets of senders that are not defined.
+func (c *IngestConfig) undefined(d *delivery.Definitions) (found []config.Problem) {
+	for _, s := range c.senders() {
+		found = append(found, d.Undefined(s.path+".targets", s.limits.Targets)...)
+	}
+	return found
 }
 
 // serveIngest registers POST /v1/events, if it is enabled, and its description.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -185,7 +186,7 @@ func (n *NATSConfig) validate(f *findings) {
 		f.address("nats.listen", n.Listen)
 	}
 	n.validateEmbedded(f)
-	if d, err := time.ParseDuration(n.SyncInterval); n.SyncInterval != "always" && (err != nil || d <= 0) {
+	if d, err := duration.Parse(n.SyncInterval); n.SyncInterval != "always" && (err != nil || d <= 0) {
 		f.err("nats.sync_interval", "want always, or a duration such as 2m")
 	}
 	for _, prefix := range []struct{ key, value string }{{"nats.api_prefix", n.APIPrefix}, {"nats.inbox_prefix", n.InboxPrefix}} {

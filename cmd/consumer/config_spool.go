@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
@@ -38,6 +39,10 @@ func (c *Config) spool() *spool.Spool {
 // inspectSpool warns of events that wait for long, and of those that were set aside.
 func (c *Config) inspectSpool(now time.Time) []config.Problem {
 	var f findings
+	if err := c.spool().Check(); err != nil && !errors.Is(err, fs.ErrPermission) {
+		f.err("spool.dir", "publishers can keep nothing: "+strings.TrimPrefix(err.Error(), "spool: "))
+		return f
+	}
 	state, err := c.spool().State()
 	switch {
 	case err != nil:

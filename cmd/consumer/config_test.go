@@ -138,7 +138,7 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:2:16: delivery.concurrency: want 1 to 1000, got 0`,
 			`c.yaml:3:29: delivery.retry.max: is shorter than the first pause, 1m0s`,
 			`c.yaml:3:45: delivery.retry.multiplier: want 1 to 10, got 0.5`,
-			`c.yaml:4:18: delivery.give_up_after: want a duration such as 30s, 5m or 72h, got 72`,
+			`c.yaml:4:18: delivery.give_up_after: want a duration such as 30s, 5m, 72h or 3d, got 72`,
 			`c.yaml:5:23: delivery.on_unknown_outcome: want resend or dead_letter, got maybe`,
 			`c.yaml:6:14: delivery.helo_name: is not a host name: want a name such as smtp.example.com, or an IP address`,
 			`c.yaml:7:22: delivery.message_id_domain: is not a host name: want a name such as smtp.example.com, or an IP address`,
@@ -157,7 +157,7 @@ func TestConfigProblems(t *testing.T) {
 			`c.yaml:1:1: unknown key "targets_file": want targets`}},
 		{"variables", "nats: {url: \"${NATS}\"}\ndelivery: {retry: {initial: \"${FIRST}\"}}\n", []string{"FIRST=soon"}, []string{
 			`c.yaml:1:13: nats.url: the environment variable NATS is not set: set it, or write ${NATS:-default}`,
-			`c.yaml:2:29: delivery.retry.initial: want a duration such as 30s, 5m or 72h, got ${FIRST}`}},
+			`c.yaml:2:29: delivery.retry.initial: want a duration such as 30s, 5m, 72h or 3d, got ${FIRST}`}},
 		{"overrides", "delivery: {concurrency: 5}\n", []string{
 			"CERTPOST_DELIVERY_CONCURRENCY=many", "CERTPOST_NATS_ULR=x", "CERTPOST_TARGETS=x", "CERTPOST_EVENTS_FILE_ROOTS=a,/b", "CERTPOST_LOG_LEVEL=hunter2",
 			"CERTPOST_SERVICE_HOST=10.0.0.1", "CERTPOST_CONFIG=c.yaml", "HOME=/"}, []string{

@@ -91,7 +91,7 @@ func mentioned(t *testing.T, line string) {
 	line = strings.NewReplacer("[", "", "]", "", "NUMBER", "1").Replace(line)
 	line = regexp.MustCompile(`"[^"]*"`).ReplaceAllString(line, "text")
 	words := strings.Fields(regexp.MustCompile(`\|\S+`).ReplaceAllString(line, ""))[1:]
-	parser, err := kong.New(newCLI(), kong.Exit(func(int) {}))
+	parser, err := newParser(newCLI(), kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}

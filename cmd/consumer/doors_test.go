@@ -170,7 +170,7 @@ type wrong struct{ value, want string }
 
 var (
 	wrongMoments = unreadable("want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not %q", "yesterday", "2026-13-01")
-	wrongSpans   = unreadable("want a duration such as 30m or 24h, not %q", "3", "-5m", "0s")
+	wrongSpans   = unreadable("want a duration such as 30m, 24h or 7d, not %q", "3", "-5m", "0s")
 	wrongNumbers = unreadable("want the number of a dead letter, not %q", "x", "0", "-1")
 	wrongYesNo   = unreadable("want yes or no, not %q", "perhaps")
 	wrongHex     = unreadable("%q is not hexadecimal: want digits such as 03:AA:11 or 03aa11", "zz", ":")

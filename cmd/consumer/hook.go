@@ -71,10 +71,14 @@ func (c *hookInstallCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkFlags(); err != nil {
+	cfg, problems := loadConnection(a.config, a.env)
+	if err := a.usable(problems); err != nil {
 		return err
 	}
-	text, err := c.script(a, hook)
+	if err := c.checkFlags(a, cfg); err != nil {
+		return err
+	}
+	text, err := c.script(a, cfg, hook)
 	if err != nil {
 		return err
 	}
@@ -104,28 +108,60 @@ func (c *hookInstallCmd) Run(a *app) error {
 	return nil
 }
 
-// checkFlags refuses what `publish` would refuse at the next renewal, when no person reads the error.
-func (c *hookInstallCmd) checkFlags() error {
+// checkFlags refuses what `publish` would refuse at the next renewal, when no person reads the error,
+// by the same rules.
+func (c *hookInstallCmd) checkFlags(a *app, cfg *Config) error {
 	if slices.Contains(c.Args, "--") {
 		return usage("flags for the hook: give only flags of certpost publish")
 	}
 	words := append([]string{"publish", "--from", c.Client}, c.Args...)
-	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""}, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
+	line, ended := newCLI(), false
+	parser, err := newParser(line, kong.Vars{"version": ""}, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) { ended = true }))
 	if err != nil {
 		return err
 	}
 	if err := emptyValue(parser, words); err != nil {
 		return usage("flags for the hook: %w", err)
 	}
-	if _, err := parser.Parse(words); err != nil {
+	parsed, err := parser.Parse(words)
+	if ended { // --help, --version
+		return usage("flags for the hook: --help and --version end the program before anything is published")
+	}
+	if err == nil {
+		err = c.misplaced(parsed, &line.Publish)
+	}
+	if err == nil {
+		err = line.Publish.rehearseWith(a, cfg)
+	}
+	if err != nil {
 		return usage("flags for the hook: %w", err)
+	}
+	return nil
+}
+
+// misplaced returns what is wrong with a flag in a hook, though not in a command line.
+func (c *hookInstallCmd) misplaced(parsed *kong.Context, publish *publishCmd) error {
+	given := func(name string) bool {
+		return slices.ContainsFunc(parsed.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == name })
+	}
+	switch {
+	case given("config"):
+		return errors.New("the hook has the configuration of this command: give certpost --config FILE hook install ...")
+	case publish.From != c.Client:
+		return fmt.Errorf("--from: the hook is one of %s", c.Client)
+	case len(publish.Args) > 0:
+		return fmt.Errorf("unexpected argument %s: %s passes the arguments", printable(publish.Args[0]), c.Client)
+	case publish.ID != "":
+		return errors.New("--id: each certificate needs an id of its own; without the flag it gets one")
+	case publish.Key != "" && !filepath.IsAbs(publish.Key):
+		return fmt.Errorf("--key %s: give the path in full, because %s runs the hook in another directory", printable(publish.Key), c.Client)
 	}
 	return nil
 }
 
 // script is the hook. It runs this program with this configuration, whatever the client's
 // directory and PATH are then.
-func (c *hookInstallCmd) script(a *app, hook clientHook) (string, error) {
+func (c *hookInstallCmd) script(a *app, cfg *Config, hook clientHook) (string, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the program: %w", err)
@@ -137,10 +173,6 @@ func (c *hookInstallCmd) script(a *app, hook clientHook) (string, error) {
 			return "", err
 		}
 		words = append(words, "--config", file)
-	}
-	cfg, problems := loadConnection(a.config, a.env)
-	if err := a.usable(problems); err != nil {
-		return "", err
 	}
 	if !filepath.IsAbs(cfg.DataDir) { // it would be relative to the client's directory
 		dir, err := filepath.Abs(cfg.DataDir)

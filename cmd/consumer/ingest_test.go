@@ -13,15 +13,19 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/ingest"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/secrets"
 )
 
 const ingestToken = "canary-ingest-token"
@@ -230,9 +234,65 @@ func TestIngestConfig(t *testing.T) {
 			t.Errorf("%s: %v, want %s", text, problems, want)
 		}
 	}
+	// Targets that senders are limited to must be there.
+	_, problems := load(t, "http: {ingest: {enabled: true, tokens: [{name: a, token: {file: x}, targets: [ops, opps, \"o*\", \"x*\"]}]}}\n"+
+		"targets: [{id: ops, host: smtp.example.com, auth_method: none, from_address: a@example.com, to: [b@example.com]}]\n")
+	if len(problems) != 2 || !strings.Contains(problems[0], `http.ingest.tokens[0].targets[1]: target "opps" is not defined: did you mean "ops"?`) || !strings.Contains(problems[1], "http.ingest.tokens[0].targets[3]: matches no target") {
+		t.Errorf("%v", problems)
+	}
 	cfg, problems := load(t, "http: {ingest: {enabled: true, hmac: [{name: a, secret: {file: x}}]}}\n")
 	if h := cfg.HTTP.Ingest.HMAC[0]; len(problems) != 0 || h.Scheme != "standard" || h.Format != "events" || h.Rate != defaultIngestRate || h.MaxBody != ingest.MaxBody {
 		t.Errorf("%+v, %v", h, problems)
+	}
+}
+
+// A secret that the server would refuse at each request is an error of check --live, by the same rule.
+func TestCheckLiveSecretsOfSenders(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		lab.Write(t, file, []byte(text))
+		return file
+	}
+	encode := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	const fifteen, sixteen = "canary-fifteen-", "canary-sixteen--"
+	for i, c := range []struct{ sender, secret, want string }{
+		{"tokens: [{name: a, token: {file: FILE}}]", sixteen, ""},
+		{"tokens: [{name: a, token: {file: FILE}}]", fifteen, "its key has 15 bytes, want at least 16"},
+		{"hmac: [{name: a, secret: {file: FILE}}]", "whsec_" + encode(sixteen), ""},
+		{"hmac: [{name: a, secret: {file: FILE}}]", "whsec_" + encode(fifteen), "its key has 15 bytes"},
+		{"hmac: [{name: a, secret: {file: FILE}}]", "whsec_" + sixteen + "!", "what follows is not base64"},
+		{"hmac: [{name: a, secret: {file: FILE}}]", fifteen, "its key has 15 bytes"},
+		{"hmac: [{name: a, secret: {file: FILE}, scheme: step}]", encode(sixteen), ""},
+		{"hmac: [{name: a, secret: {file: FILE}, scheme: step}]", encode(fifteen), "its key has 15 bytes"},
+		{"hmac: [{name: a, secret: {file: FILE}, scheme: step}]", sixteen + "!", "is not base64"},
+		{"hmac: [{name: a, secret: {file: FILE}, scheme: github}]", fifteen, "its key has 15 bytes"},
+		{"hmac: [{name: a, secret: {file: /nowhere}}]", "", "/nowhere"},
+	} {
+		file := write(fmt.Sprint("secret", i), c.secret)
+		cfg, problems := load(t, "http: {ingest: {enabled: true, "+strings.ReplaceAll(c.sender, "FILE", file)+"}}\n")
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		store, err := secrets.Open(cfg.Vault, zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := cfg.HTTP.probe(t.Context(), store)
+		store.Close()
+		if len(found) != 1 || found[0].What != "ingest a" || (found[0].Status == "ok") != (c.want == "") || !strings.Contains(found[0].Message, c.want) || strings.Contains(found[0].Message, "canary") {
+			t.Errorf("%s, %q: %+v, want %s", c.sender, c.secret, found, c.want)
+		}
+	}
+	cfg, _ := load(t, "http: {metrics_token: {file: "+write("short", fifteen)+"}}\n")
+	store, err := secrets.Open(cfg.Vault, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if found := cfg.HTTP.probe(t.Context(), store); len(found) != 1 || found[0].Status != "error" || !strings.Contains(found[0].Message, "it has 15 characters, want at least 16") {
+		t.Errorf("%+v", found)
 	}
 }
 

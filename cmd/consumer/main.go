@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/service"
 )
@@ -91,6 +93,20 @@ func newCLI() *cli {
 	return c
 }
 
+// newParser reads command lines into c. Durations may have days.
+func newParser(c *cli, options ...kong.Option) (*kong.Kong, error) {
+	durations := kong.MapperFunc(func(ctx *kong.DecodeContext, target reflect.Value) error {
+		var text string
+		if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
+			return err
+		}
+		d, err := duration.Parse(text)
+		target.SetInt(int64(d))
+		return err
+	})
+	return kong.New(c, append([]kong.Option{kong.Name("certpost"), kong.TypeMapper(reflect.TypeFor[time.Duration](), durations)}, options...)...)
+}
+
 // app is the environment in which a command runs.
 type app struct {
 	ctx            context.Context
@@ -133,7 +149,7 @@ func main() {
 func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) (code int) {
 	c := newCLI()
 	exited := -1
-	parser, err := kong.New(c, kong.Name("certpost"), kong.UsageOnError(), kong.Writers(stdout, stderr),
+	parser, err := newParser(c, kong.UsageOnError(), kong.Writers(stdout, stderr),
 		kong.Vars{"version": "certpost " + programVersion() + " (" + goVersion() + ")"},
 		kong.Description("Deliver issued certificates by e-mail, from events in NATS JetStream."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -49,10 +48,13 @@ func (o *outbox) add(ctx context.Context, e *spool.Entry) error {
 	// An interrupt ends the publication. What is published later must be kept first.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), addTimeout)
 	defer cancel()
-	if err := o.spool.Add(ctx, e); err != nil {
+	known, err := o.spool.Add(ctx, e)
+	if err != nil {
 		return err
 	}
-	o.added[e.Number] = &publishedEvent{}
+	if !known { // else the process that added it may have published it before it was killed
+		o.added[e.Number] = &publishedEvent{}
+	}
 	return nil
 }
 
@@ -176,7 +178,7 @@ func (o *outbox) openKeys() (err error) {
 
 // readKey returns the private key in PEM.
 func (o *outbox) readKey(ctx context.Context, k *spool.StoreKey) ([]byte, error) {
-	data, err := os.ReadFile(k.File)
+	data, err := readFile(k.File)
 	if err != nil || k.Passphrase == "" {
 		return data, err
 	}

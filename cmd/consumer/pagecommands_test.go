@@ -56,7 +56,7 @@ func understood(t *testing.T, line string) []string {
 		t.Errorf("a shell cannot read %s: %v", line, err)
 		return nil
 	}
-	parser, err := kong.New(newCLI(), kong.Exit(func(int) {}))
+	parser, err := newParser(newCLI(), kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}

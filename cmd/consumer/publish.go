@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type publishCmd struct {
 	Args     []string          `arg:"" optional:"" help:"What the client passes to its hook."`
 
 	targets []string // that can get the event, as far as the configuration knows
+	noForce bool     // there is no flag --force: another command publishes
 }
 
 // Validate checks the command line after it was parsed.
@@ -116,10 +118,11 @@ func (c *publishCmd) prepare(a *app, cfg *Config, p publication) (*spool.Entry, 
 
 // publication is an event, and what the publisher knows beyond it.
 type publication struct {
-	ev      *events.Event
-	keyFile string // path of the private key's file; "" if not known
-	lineage string // of the ACME client; "" without one
-	again   bool   // the client says that the certificate is not new
+	ev       *events.Event
+	certFile string // path of the certificate's file
+	keyFile  string // path of the private key's file; "" if not known
+	lineage  string // of the ACME client; "" without one
+	again    bool   // the client says that the certificate is not new
 	// passphrase refers to the passphrase of keyFile, if that is a PKCS#12 file.
 	passphrase string
 }
@@ -129,18 +132,24 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 	if c.From != "" {
 		p, err = c.fromHook(a)
 	} else {
+		p.certFile = c.Cert
 		p.ev, err = eventFromFile(c.Cert)
 	}
 	if err != nil {
 		return p, err
 	}
+	return p, c.complete(&p)
+}
+
+// complete adds to a publication what the flags say.
+func (c *publishCmd) complete(p *publication) (err error) {
 	ev := p.ev
 	if c.Key != "" {
 		p.keyFile = c.Key
 	}
 	if c.KeyRef != "" {
 		if ev.PrivateKey, err = keyReference(c.KeyRef); err != nil {
-			return p, err
+			return err
 		}
 	}
 	if c.NoKey {
@@ -156,7 +165,7 @@ func (c *publishCmd) publication(a *app) (p publication, err error) {
 		ev.Time = time.Now().UTC().Truncate(time.Millisecond)
 	}
 	ev.Targets, ev.Labels, ev.Subject = c.Target, c.Label, events.SourceSubject(c.As)
-	return p, nil
+	return nil
 }
 
 // decoded is the event as the consumer will decode it, so that an invalid one is refused here and
@@ -171,7 +180,7 @@ func decoded(ev *events.Event) (*events.Event, error) {
 }
 
 func eventFromFile(path string) (*events.Event, error) {
-	text, err := os.ReadFile(path)
+	text, err := readFile(path)
 	if err != nil {
 		return nil, usage("--cert: %w", err)
 	}
@@ -184,12 +193,30 @@ func eventFromFile(path string) (*events.Event, error) {
 
 func (c *publishCmd) fromHook(a *app) (publication, error) {
 	host := hostname()
-	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: os.ReadFile})
+	issued, err := events.FromHook(c.From, events.Host{Name: host, Env: a.getenv, Args: c.Args, ReadFile: readFile})
 	if err != nil {
 		return publication{}, usage("--from: %w", err)
 	}
 	ev, err := issued.Event()
-	return publication{ev: ev, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
+	return publication{ev: ev, certFile: issued.CertFile, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
+}
+
+// maxFile is the size of the largest file with a certificate or a key that is read, in bytes: a device,
+// or a link to the wrong file, must not fill the memory.
+const maxFile = 4 << 20
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		clear(text)
+		return nil, fmt.Errorf("%s has more than %d bytes, which no certificate or key has", path, maxFile)
+	}
+	return text, err
 }
 
 // hostname is this machine's name, for sources.

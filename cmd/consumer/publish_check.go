@@ -40,6 +40,9 @@ func (c *publishCmd) check(a *app, cfg *Config, p publication) error {
 		problems = append(problems, reasonOf(err))
 	} else {
 		problems = c.undeliverable(a, cfg, ev)
+		if problem := p.referencedKey(ev, bundle.Leaf); problem != "" {
+			problems = append(problems, problem)
+		}
 	}
 	if c.KeyRef != "" {
 		if ref, err := secrets.ParseRef(c.KeyRef); err == nil {
@@ -78,12 +81,20 @@ func datePolicy(cfg *Config) string {
 // refuse returns an error if there are problems, or, with --force, warns of them.
 func (c *publishCmd) refuse(a *app, problems []string) error {
 	if len(problems) > 0 && !c.Force {
-		return usage("this cannot be delivered: %s; --force publishes it all the same", strings.Join(problems, "; "))
+		return usage("this cannot be delivered: %s%s", strings.Join(problems, "; "), c.forceHint("publishes"))
 	}
 	for _, problem := range problems {
 		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered as it is:", problem)
 	}
 	return nil
+}
+
+// forceHint says what --force does, where the flag is there.
+func (c *publishCmd) forceHint(does string) string {
+	if c.noForce {
+		return ""
+	}
+	return "; --force " + does + " it all the same"
 }
 
 // undeliverable returns why no target can get the event; if only some cannot, it warns of these. A
@@ -118,10 +129,15 @@ func (c *publishCmd) undeliverable(a *app, cfg *Config, ev *events.Event) (probl
 	case len(c.targets) == 0:
 		return limited(problems)
 	}
+	c.warnOfSome(a, problems)
+	return nil
+}
+
+// warnOfSome warns of targets that cannot get an event that others get.
+func (c *publishCmd) warnOfSome(a *app, problems []string) {
 	for _, problem := range limited(problems) {
 		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered to all targets:", problem)
 	}
-	return nil
 }
 
 // limited returns at most ten problems, and how many more there are.
@@ -163,9 +179,7 @@ func (c *publishCmd) checkID(ctx context.Context, a *app, b *broker.Broker, ev *
 	if len(problems) == len(targets) {
 		return c.refuse(a, limited(problems))
 	}
-	for _, problem := range limited(problems) {
-		fmt.Fprintln(a.stderr, "certpost: warning: this cannot be delivered to all targets:", problem)
-	}
+	c.warnOfSome(a, problems)
 	return nil
 }
 

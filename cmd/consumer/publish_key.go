@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/spool"
@@ -31,7 +32,7 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 	named := *p.ev
 	named.PrivateKey = eventReference(ref)
 	if problems := closed(cfg, &named); len(problems) > 0 && !c.Force {
-		return nil, usage("--store-key: %s; --force stores it all the same", problems[0])
+		return nil, usage("--store-key: %s%s", problems[0], c.forceHint("stores"))
 	}
 	key := &spool.StoreKey{Place: ref.String(), File: p.keyFile, Passphrase: p.passphrase}
 	out := a.outbox(cfg, nil)
@@ -41,11 +42,11 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 		return nil, usage("the private key: %w", err)
 	}
 	defer clear(text)
-	if err := payload.CheckKey(text, leaf); err != nil {
+	if problem := p.unfitKey(text, leaf); problem != "" {
 		if !c.Force {
-			return nil, usage("%s: %s; --force stores it all the same", p.keyFile, reasonOf(err))
+			return nil, usage("%s%s", problem, c.forceHint("stores"))
 		}
-		fmt.Fprintf(a.stderr, "certpost: warning: %s: %s\n", p.keyFile, reasonOf(err))
+		fmt.Fprintln(a.stderr, "certpost: warning:", problem)
 		key.Unchecked = true
 	}
 	if file, err := filepath.EvalSymlinks(key.File); err == nil {
@@ -55,6 +56,34 @@ func (c *publishCmd) keyToStore(a *app, cfg *Config, p publication) (*spool.Stor
 		return nil, err
 	}
 	return key, nil
+}
+
+// unfitKey says why a text is not the private key of the publication's certificate, with the files of
+// both; "" if it is.
+func (p *publication) unfitKey(text []byte, leaf *x509.Certificate) string {
+	err := payload.CheckKey(text, leaf)
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s is not the private key of the certificate in %s: %s", printable(p.keyFile), printable(p.certFile), reasonOf(err))
+}
+
+// referencedKey says why the key's file that a client has passed cannot be delivered with its
+// certificate; "" if it can, is encrypted (the target has the passphrase), or is readable only for
+// the program that delivers.
+func (p *publication) referencedKey(ev *events.Event, leaf *x509.Certificate) string {
+	if ev.PrivateKey == nil || ev.PrivateKey.File == "" || ev.PrivateKey.File != p.keyFile {
+		return ""
+	}
+	text, err := readFile(p.keyFile)
+	if err != nil {
+		return ""
+	}
+	defer clear(text)
+	if payload.KeyIsEncrypted(text) {
+		return ""
+	}
+	return p.unfitKey(text, leaf)
 }
 
 // storePlace is where --store-key stores the key of a certificate.

@@ -96,7 +96,7 @@ func (o *outbox) publish(ctx context.Context, e *spool.Entry, kept bool) (result
 		}
 	}
 	switch reason, waits, stateErr := o.spool.Find(e.Number); {
-	case o.added[e.Number].done:
+	case o.added[e.Number] != nil && o.added[e.Number].done:
 		return o.added[e.Number], others, nil // an error of the spool is about what comes after it
 	case own != nil:
 		return nil, others, own

@@ -200,7 +200,7 @@ func TestEachLineageKeepsItsKey(t *testing.T) {
 	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com/privkey.pem"), "--store-key", "vault:secret/{lineage}#k").
 		failed(t, exitUsage, "certpost: --store-key: {lineage} is known only with --from; use {cn} and {key_type}, or give the path in full\n")
 	o.certpost("publish", "--cert", o.path("example.com/fullchain.pem"), "--key", o.path("example.com-rsa/privkey.pem"), "--store-key", "vault:secret/x#k", "--target", "ops").
-		failed(t, exitUsage, "certpost: "+o.path("example.com-rsa/privkey.pem")+": the private key does not match the certificate \"example.com\"; store the key of this certificate; --force stores it all the same\n")
+		failed(t, exitUsage, "certpost: "+o.path("example.com-rsa/privkey.pem")+" is not the private key of the certificate in "+o.path("example.com/fullchain.pem")+": the private key does not match the certificate \"example.com\"; store the key of this certificate; --force stores it all the same\n")
 }
 
 // What could only become a dead letter is refused before anything is published, unless --force says

@@ -152,7 +152,7 @@ func limitsText(r verdict.RelayView) string {
 type relaysSuspendCmd struct {
 	Lane   string        `arg:"" help:"The lane (see certpost relays list)."`
 	Reason string        `help:"Reason (kept in the audit)." required:""`
-	For    time.Duration `help:"Duration, such as 2h (default: until resumed)." placeholder:"DURATION"`
+	For    time.Duration `help:"Duration, such as 2h or 1d (default: until resumed)." placeholder:"DURATION"`
 }
 
 // Validate is called when the command line has been read.

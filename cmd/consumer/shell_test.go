@@ -94,7 +94,7 @@ func TestCompletionInFishAndZsh(t *testing.T) {
 func TestManPage(t *testing.T) {
 	t.Parallel()
 	source := command(t, nil, "man").done(t)
-	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+	parser, err := newParser(newCLI(), kong.Vars{"version": ""})
 	if err != nil {
 		t.Fatal(err)
 	}

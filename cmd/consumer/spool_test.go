@@ -153,6 +153,10 @@ func TestHookWhileNATSIsAway(t *testing.T) {
 	if said := p.publish(nil, "--flush"); said.code != exitFailed || !strings.HasPrefix(said.stderr, "certpost: 3 events to publish, the oldest for ") || !strings.Contains(said.stderr, "does not answer") {
 		t.Errorf("flush: %+v", said)
 	}
+	lab.Write(t, p.path("file.yaml"), []byte("spool: {dir: "+config+"}\n"))
+	if said := command(t, nil, "-c", p.path("file.yaml"), "check"); said.code != exitUsage || !strings.Contains(said.stdout+said.stderr, "spool.dir: publishers can keep nothing: "+config+" is not a directory") {
+		t.Errorf("check of a spool that is a file: %+v", said)
+	}
 	cfg, _ := loadConnection(config, nil)
 	if problems := cfg.inspectSpool(time.Now()); len(problems) != 0 {
 		t.Errorf("at once: %v", problems)
@@ -231,7 +235,7 @@ func TestPublishedButStillInTheSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	ev.ID, ev.Targets = "killed", []string{"ops"}
-	if err := cfg.spool().Add(t.Context(), &spool.Entry{Event: subjected(ev), Added: time.Now()}); err != nil {
+	if _, err := cfg.spool().Add(t.Context(), &spool.Entry{Event: subjected(ev), Added: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	// Without a message id, which the stream forgets after the duplicate window.
@@ -257,7 +261,7 @@ func TestPublishedButStillInTheSpool(t *testing.T) {
 	// A publisher who may only publish cannot know: the event is stored twice, and mailed once.
 	o.write("publisher.yaml", fmt.Sprintf("data_dir: %s/publisher\nnats: {url: %q, nkey_file: %s/data/nats/publisher.nk}\n", o.dir, o.service.broker.URL(), o.dir))
 	cfg, _ = loadConnection(o.path("publisher.yaml"), nil)
-	if err := cfg.spool().Add(t.Context(), &spool.Entry{Event: ev, Added: time.Now()}); err != nil {
+	if _, err := cfg.spool().Add(t.Context(), &spool.Entry{Event: ev, Added: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	command(t, nil, "-c", o.path("publisher.yaml"), "publish", "--flush").done(t)

@@ -131,7 +131,7 @@ func TestUnitsCallTheProgram(t *testing.T) {
 		}
 		_, line, found := strings.Cut(string(text), "\nExecStart=certpost ")
 		line, _, _ = strings.Cut(line, "\n")
-		parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+		parser, err := newParser(newCLI(), kong.Vars{"version": ""})
 		if err != nil {
 			t.Fatal(err)
 		}

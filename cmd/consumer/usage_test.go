@@ -32,43 +32,46 @@ func TestHelp(t *testing.T) {
 func TestWrongUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"deliver":                            "unexpected argument deliver, did you mean \"deliveries\"?",
-		"run --dat x":                        "unknown flag --dat, did you mean \"--data-dir\"?",
-		"run fast":                           "unexpected argument fast",
-		"--config":                           "--config: expected string value but got \"EOL\" (<EOL>)",
-		"dead-letters show":                  `expected "<number>"`,
-		"dead-letters show one":              `<number>: expected a valid 64 bit uint but got "one"`,
-		"dead-letters replay":                "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
-		"dead-letters replay 1 --all":        "dead-letters replay: give numbers or --all, not both",
-		"dead-letters replay 1 --code X":     "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
-		"dead-letters discard 1":             "dead-letters discard: a reason is required: the audit keeps it",
-		"dead-letters discard 1 --reason=":   "--reason is empty: give a value, or leave the flag out",
-		"dead-letters discard --reason=x":    "dead-letters discard: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
-		"dead-letters list --certainty no":   `dead-letters list: invalid filter: certainty: unknown value "no": want one of not-sent, may-have-been-sent, accepted`,
-		"dead-letters list --from today":     "dead-letters list: invalid filter: from: want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not \"today\"",
-		"dead-letters replay 1 --canary":     "dead-letters replay: canary and rate require a filter, or all: letters given by number are replayed at once",
-		"dead-letters replay 1 --wait":       "dead-letters replay: --wait requires --all: letters given by number are replayed at once",
-		"dead-letters replay --all --rate":   "--rate: expected string value but got \"EOL\" (<EOL>)",
-		"dead-letters replay --all":          "dead-letters replay: a reason is required: the audit keeps it",
-		"dead-letters replay --all --rate=1": "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
-		"audit accept --record 1":            "audit accept: a reason is required: the audit keeps it",
-		"audit accept":                       "audit accept: --record or --revision is required: the number at which audit verify found a break",
-		"audit verify --key-file k":          "audit verify: --key-file goes with --file",
-		"audit export --signed --lane a":     "audit export: --signed exports all records: a part cannot be verified, so it takes no filter but --from-record",
-		"audit verify --anchor 1":            "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
-		"deliveries list --state gone":       `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded, skipped`,
-		"deliveries list --since 3":          `deliveries list: invalid filter: since: want a duration such as 30m or 24h, not "3"`,
-		"deliveries show":                    `expected "<event>"`,
-		"publish":                            "missing flags: --cert=FILE or --from=CLIENT or --flush",
-		"publish --cert a --from lego":       "--cert and --from can't be used together",
-		"publish --cert a b":                 "publish: unexpected argument b: arguments are allowed only with --from, from the client's hook",
-		"publish --cert a --no-key":          "publish: --no-key requires --from: without --from the event has no key file",
-		"publish --cert a --key b":           "publish: --key requires --store-key: to reference a stored key use --key-ref",
-		"publish --cert a --label b":         `--label: expected "<key>=<value>" but got "b"`,
-		"check --target a":                   "check: --target requires --live: without --live all targets are checked",
-		"check -o xml":                       `--output must be one of "text","json" but got "xml"`,
-		"render --cert a --event b":          "--cert and --event can't be used together",
-		"schema target":                      `<of> must be one of "event","config" but got "target"`,
+		"deliver":                                 "unexpected argument deliver, did you mean \"deliveries\"?",
+		"run --dat x":                             "unknown flag --dat, did you mean \"--data-dir\"?",
+		"run fast":                                "unexpected argument fast",
+		"--config":                                "--config: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters show":                       `expected "<number>"`,
+		"dead-letters show one":                   `<number>: expected a valid 64 bit uint but got "one"`,
+		"dead-letters replay":                     "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters replay 1 --all":             "dead-letters replay: give numbers or --all, not both",
+		"dead-letters replay 1 --code X":          "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
+		"dead-letters discard 1":                  "dead-letters discard: a reason is required: the audit keeps it",
+		"dead-letters discard 1 --reason=":        "--reason is empty: give a value, or leave the flag out",
+		"dead-letters discard --reason=x":         "dead-letters discard: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
+		"dead-letters list --certainty no":        `dead-letters list: invalid filter: certainty: unknown value "no": want one of not-sent, may-have-been-sent, accepted`,
+		"dead-letters list --from today":          "dead-letters list: invalid filter: from: want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not \"today\"",
+		"dead-letters replay 1 --canary":          "dead-letters replay: canary and rate require a filter, or all: letters given by number are replayed at once",
+		"dead-letters replay 1 --wait":            "dead-letters replay: --wait requires --all: letters given by number are replayed at once",
+		"dead-letters replay --all --rate":        "--rate: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters replay --all":               "dead-letters replay: a reason is required: the audit keeps it",
+		"dead-letters replay --all --rate=1":      "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
+		"audit accept --record 1":                 "audit accept: a reason is required: the audit keeps it",
+		"audit accept":                            "audit accept: --record or --revision is required: the number at which audit verify found a break",
+		"audit verify --key-file k":               "audit verify: --key-file goes with --file",
+		"audit export --signed --lane a":          "audit export: --signed exports all records: a part cannot be verified, so it takes no filter but --from-record",
+		"audit verify --anchor 1":                 "audit verify: --anchor: invalid anchor \"1\": want a record's number, a colon and its SHA-256 in hexadecimal, as printed by `certpost audit verify`",
+		"deliveries list --state gone":            `deliveries list: invalid filter: state: unknown value "gone": want one of waiting, sending, sent, dead, discarded, skipped`,
+		"alerts silence all --for 32d --reason x": "alerts silence: --for: a silence lasts 1s to 31d, not 32d",
+		"alerts silence all --for 0s --reason x":  "alerts silence: --for: a silence lasts 1s to 31d, not 0s",
+		"alerts silence all --for 3w --reason x":  "--for: want a duration such as 30s, 5m, 72h or 3d",
+		"deliveries list --since 3":               `deliveries list: invalid filter: since: want a duration such as 30m, 24h or 7d, not "3"`,
+		"deliveries show":                         `expected "<event>"`,
+		"publish":                                 "missing flags: --cert=FILE or --from=CLIENT or --flush",
+		"publish --cert a --from lego":            "--cert and --from can't be used together",
+		"publish --cert a b":                      "publish: unexpected argument b: arguments are allowed only with --from, from the client's hook",
+		"publish --cert a --no-key":               "publish: --no-key requires --from: without --from the event has no key file",
+		"publish --cert a --key b":                "publish: --key requires --store-key: to reference a stored key use --key-ref",
+		"publish --cert a --label b":              `--label: expected "<key>=<value>" but got "b"`,
+		"check --target a":                        "check: --target requires --live: without --live all targets are checked",
+		"check -o xml":                            `--output must be one of "text","json" but got "xml"`,
+		"render --cert a --event b":               "--cert and --event can't be used together",
+		"schema target":                           `<of> must be one of "event","config" but got "target"`,
 	} {
 		// The error leads to the help of the command that was meant.
 		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee "+meantCommand(args)+" --help.\n")
@@ -82,7 +85,7 @@ func TestWrongUsage(t *testing.T) {
 // Result: refused (exit 2).
 func TestEmptyValues(t *testing.T) {
 	t.Parallel()
-	parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+	parser, err := newParser(newCLI(), kong.Vars{"version": ""})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +147,7 @@ func meantCommand(line string) string {
 
 // commandWords are the commands in the lines of TestWrongUsage.
 var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true, "export": true, "accept": true,
-	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true}
+	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true, "alerts": true, "silence": true}
 
 // A group of commands alone is a question, and so is help.
 func TestHelpOfGroups(t *testing.T) {

@@ -51,7 +51,7 @@ func (c *watchCmd) Validate() error {
 
 // publish is the command that a hook would run.
 func (c *watchCmd) publish() *publishCmd {
-	return &publishCmd{StoreKey: c.StoreKey, Target: slices.Clone(c.Target), Label: c.Label, As: c.As}
+	return &publishCmd{StoreKey: c.StoreKey, Target: slices.Clone(c.Target), Label: c.Label, As: c.As, noForce: true}
 }
 
 // Run publishes what is new in the directories until it is told to stop.
@@ -71,6 +71,9 @@ func (c *watchCmd) Run(a *app) error {
 		if c.Dir[i], err = filepath.Abs(dir); err != nil {
 			return err
 		}
+	}
+	if _, err := c.publish().rehearse(); err != nil {
+		return usage("%w", err)
 	}
 	w := newDirWatcher(a, c, cfg)
 	if err := w.beginSkip(); err != nil {

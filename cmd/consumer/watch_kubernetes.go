@@ -89,7 +89,7 @@ func (c *watchKubernetesCmd) unshared() string {
 
 // publish is the command that publishes a secret.
 func (c *watchKubernetesCmd) publish(s *kubeSecret, a kubeAnnotations) (*publishCmd, error) {
-	p := &publishCmd{StoreKey: s.fill(c.StoreKey), Target: cmp.Or(a.targets, commas(strings.Join(c.Target, ","))).list(), As: s.fill(c.As), Label: map[string]string{}}
+	p := &publishCmd{StoreKey: s.fill(c.StoreKey), Target: cmp.Or(a.targets, commas(strings.Join(c.Target, ","))).list(), As: s.fill(c.As), Label: map[string]string{}, noForce: true}
 	return p, p.Validate()
 }
 

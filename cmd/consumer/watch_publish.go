@@ -57,9 +57,19 @@ func (w *dirWatcher) look(ctx context.Context) (settling bool) {
 	}
 	if !settling {
 		w.endSkip(ctx)
-		w.probes.look(len(problems) + w.refusedOf(found))
+		w.probes.look(unusable(problems) + w.refusedOf(found))
 	}
 	return settling
+}
+
+// unusable is how many of these problems are failures.
+func unusable(problems []certfiles.Problem) (n int) {
+	for _, p := range problems {
+		if !p.LeftOut {
+			n++
+		}
+	}
+	return n
 }
 
 // refusedOf is how many of these certificates are refused.
@@ -191,7 +201,7 @@ func (w *dirWatcher) add(ctx context.Context, f certfiles.Found, log zerolog.Log
 	if w.cmd.NoKey || f.PKCS12 { // a reference leads to PEM
 		ev.PrivateKey = nil
 	}
-	p := publication{ev: ev, keyFile: f.KeyFile, lineage: f.Lineage}
+	p := publication{ev: ev, certFile: f.CertFile, keyFile: f.KeyFile, lineage: f.Lineage}
 	if f.PKCS12 {
 		p.passphrase = w.cmd.Passphrase
 	}
@@ -307,9 +317,19 @@ func (w *dirWatcher) once(ctx context.Context) error {
 		return err
 	case left > 0:
 		fmt.Fprintf(w.app.stderr, "certpost: %s in the spool %s, published by the next certpost watch, or certpost publish --flush\n", count(left, "event waits", "events wait"), w.cfg.spool().Dir())
+	}
+	var failures []string
+	if n := len(w.refused); n > 0 {
+		failures = append(failures, count(n, "certificate was", "certificates were")+" refused")
+	}
+	if n := unusable(problems); n > 0 {
+		failures = append(failures, count(n, "file or directory", "files or directories")+" cannot be used")
+	}
+	switch {
+	case len(failures) > 0:
+		return &failure{exitFailed, errors.New(strings.Join(failures, ", ") + ": the lines before say why")}
+	case left > 0:
 		return &failure{code: exitKept}
-	case len(w.refused) > 0:
-		return &failure{exitFailed, fmt.Errorf("%s refused", count(len(w.refused), "certificate was", "certificates were"))}
 	}
 	return nil
 }

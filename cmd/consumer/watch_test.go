@@ -201,7 +201,7 @@ func TestWatchOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := once("--skip-existing") // not the first start
-	if s.code != exitFailed || strings.Count(s.stderr, "no target matches") != 1 || !strings.HasSuffix(s.stderr, "certpost: 1 certificate was refused\n") || !strings.Contains(s.stderr, "no private key beside it fits the certificate") {
+	if s.code != exitFailed || strings.Count(s.stderr, "no target matches") != 1 || strings.Contains(s.stderr, "--force") || !strings.HasSuffix(s.stderr, "certpost: 1 certificate was refused, 1 file or directory cannot be used: the lines before say why\n") || !strings.Contains(s.stderr, "no private key beside it fits the certificate") {
 		t.Errorf("%+v", s)
 	}
 	if err := os.Remove(p.path("certs/stray.pem")); err != nil {
@@ -215,9 +215,24 @@ func TestWatchOnce(t *testing.T) {
 		t.Errorf("again: %+v", s)
 	}
 
+	// What cannot be used is named, and makes cron write to its user; what the flags leave out is only named.
+	p.write("certs/store.p12", "whatever")
+	s = once()
+	if s.code != exitDone || !strings.Contains(s.stderr, "store.p12") || !strings.Contains(s.stderr, "read only with --pkcs12-passphrase") {
+		t.Errorf("%+v", s)
+	}
+	if err := os.Symlink("loop.pem", p.path("certs/loop.pem")); err != nil {
+		t.Fatal(err)
+	}
+	s = once()
+	if s.code != exitFailed || !strings.Contains(s.stderr, p.path("certs/loop.pem")) || !strings.HasSuffix(s.stderr, "certpost: 1 file or directory cannot be used: the lines before say why\n") {
+		t.Errorf("%+v", s)
+	}
+
 	for want, args := range map[string][]string{
-		"certpost: stat " + p.path("gone") + ": no such file or directory\n": {p.path("gone")},
-		"certpost: " + p.path("certpost.yaml") + " is not a directory\n":     {p.path("certpost.yaml")},
+		"certpost: --store-key: {name} is unknown: use {lineage}, {key_type}, {cn} and {domain}\n": {p.path("certs"), "--store-key", "vault:secret/{name}#key"},
+		"certpost: stat " + p.path("gone") + ": no such file or directory\n":                       {p.path("gone")},
+		"certpost: " + p.path("certpost.yaml") + " is not a directory\n":                           {p.path("certpost.yaml")},
 	} {
 		command(t, nil, append([]string{"-c", p.path("certpost.yaml"), "watch", "--once"}, args...)...).failed(t, exitUsage, want)
 	}
@@ -275,7 +290,7 @@ func TestWatchLines(t *testing.T) {
 		t.Errorf("docs/publishing.md has %d lines, want 9", len(lines))
 	}
 	for _, line := range lines {
-		parser, err := kong.New(newCLI(), kong.Name("certpost"), kong.Vars{"version": ""})
+		parser, err := newParser(newCLI(), kong.Vars{"version": ""})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,10 +22,13 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/apiproblem"
 )
 
 // Config configures an Access. On loopback every field is optional.
@@ -185,6 +188,10 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allow)
 	}
 	switch {
+	case forPrograms(r) && said.status == http.StatusMethodNotAllowed:
+		apiproblem.Write(w, said.status, "this address does not accept this method; the header Allow has those that it accepts")
+	case forPrograms(r):
+		apiproblem.Write(w, http.StatusNotFound, "there is no such address; events are posted to /v1/events, if http.ingest is enabled")
 	case !a.answers(r.Host):
 		a.refuseHost(w, r)
 	case said.status == http.StatusMethodNotAllowed:
@@ -193,6 +200,14 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 		a.pages.Refused(w, r, http.StatusNotFound, "Page not found", "The address is wrong, or what it showed no longer exists.")
 	}
 }
+
+// forPrograms reports whether an address is one of HandleAPI, or could be: its errors are for programs.
+func forPrograms(r *http.Request) bool {
+	return r.URL.Path == "/v1" || strings.HasPrefix(r.URL.Path, apiPrefix)
+}
+
+// apiPrefix is what the addresses of HandleAPI begin with.
+const apiPrefix = "/v1/"
 
 // verdict is a ResponseWriter that keeps the status and discards the rest.
 type verdict struct {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+
+	"github.com/certpost/certpost/internal/apiproblem"
 )
 
 // begun is a ResponseWriter that knows whether a part of the response was written.
@@ -47,6 +49,10 @@ func (a *Access) contain(w *begun, r *http.Request) {
 		w.Header().Del(name)
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	if forPrograms(r) {
+		apiproblem.Write(w, http.StatusInternalServerError, "a defect in Certpost; its log has the stack. Send the request again, with the same id")
+		return
+	}
 	a.pages.Refused(w, r, http.StatusInternalServerError, "A defect in Certpost",
 		"The request failed; the log has the stack. If it was an action, check whether it took effect before you repeat it.")
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
 	"net/url"
@@ -84,6 +85,9 @@ func (a *Access) HandleProbe(pattern string, needs Role, handler http.Handler) {
 // a session: the handler itself finds out who sends a request, and must not take cookies for
 // it. At most maxBody bytes of a body are received.
 func (a *Access) HandleAPI(pattern string, maxBody int64, handler http.Handler) {
+	if _, path, _ := strings.Cut(pattern, " "); !strings.HasPrefix(path, apiPrefix) {
+		panic("access: " + pattern + " is not below " + apiPrefix)
+	}
 	a.add(Route{pattern, Anyone, API}, handler.ServeHTTP)
 	a.bodies[pattern] = maxBody
 }
@@ -262,8 +266,11 @@ func (a *Access) showsProbeToken(r *http.Request) bool {
 	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
 	token, err := a.cfg.ProbeToken(ctx)
-	if err != nil || len(token) < minProbeToken {
-		a.cfg.Log.Warn().Err(err).Int("least_length", minProbeToken).Msg("http.metrics_token cannot be read, or is too short")
+	if err == nil {
+		err = CheckProbeToken(token)
+	}
+	if err != nil {
+		a.cfg.Log.Warn().Err(err).Msg("http.metrics_token cannot be read, or is too short")
 		return false
 	}
 	want, got := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(strings.TrimSpace(shown)))
@@ -273,3 +280,11 @@ func (a *Access) showsProbeToken(r *http.Request) bool {
 // minProbeToken is the minimum length of the probe token, in bytes: guesses of it are
 // not throttled.
 const minProbeToken = 16
+
+// CheckProbeToken returns what is wrong with the token of a monitoring system.
+func CheckProbeToken(token string) error {
+	if len(token) < minProbeToken {
+		return fmt.Errorf("is too short: it has %d characters, want at least %d", len(token), minProbeToken)
+	}
+	return nil
+}

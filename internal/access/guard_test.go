@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -375,6 +376,45 @@ func TestRefusedShowsNothing(t *testing.T) {
 		got := newBrowser(t, a, home).get(path)
 		if got.Code != http.StatusNotFound || strings.Contains(got.body, "script") || !strings.HasPrefix(got.body, "<!DOCTYPE html>") {
 			t.Errorf("%s: %d %s", path, got.Code, got.body)
+		}
+	}
+}
+
+// Programs get problem details from every address below /v1/, under any Host header, not a page.
+func TestAddressesForPrograms(t *testing.T) {
+	t.Parallel()
+	a := door(t, nil)
+	a.HandleAPI("POST /v1/events", 100, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	a.HandleAPI("GET /v1/events", 0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	a.HandleAPI("GET /v1/defect", 0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("canary") }))
+	for _, c := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{http.MethodPut, "/v1/events", http.StatusMethodNotAllowed, "GET, HEAD, POST"},
+		{http.MethodDelete, "/v1/events", http.StatusMethodNotAllowed, "GET, HEAD, POST"},
+		{"CANARY", "/v1/events", http.StatusMethodNotAllowed, "GET, HEAD, POST"},
+		{http.MethodPost, "/v1/defect", http.StatusMethodNotAllowed, "GET, HEAD"},
+		{http.MethodGet, "/v1/defect", http.StatusInternalServerError, ""},
+		{http.MethodGet, "/v1/canary", http.StatusNotFound, ""},
+		{http.MethodPost, "/v1/event", http.StatusNotFound, ""},
+		{http.MethodPost, "/v1/events/", http.StatusNotFound, ""},
+		{http.MethodGet, "/v1/", http.StatusNotFound, ""},
+		{http.MethodGet, "/v1", http.StatusNotFound, ""},
+	} {
+		r := httptest.NewRequest(c.method, c.path, nil)
+		r.Host = "anything.example"
+		w := httptest.NewRecorder()
+		a.ServeHTTP(w, r)
+		var body struct {
+			Type, Title, Detail string
+			Status              int
+		}
+		err := json.Unmarshal(w.Body.Bytes(), &body)
+		if w.Code != c.status || w.Header().Get("Content-Type") != "application/problem+json" || w.Header().Get("Allow") != c.allow || err != nil ||
+			body.Type != "about:blank" || body.Status != c.status || body.Title != http.StatusText(c.status) || body.Detail == "" || strings.Contains(strings.ToLower(w.Body.String()), "canary") {
+			t.Errorf("%s %s: %d %v %s", c.method, c.path, w.Code, w.Header(), w.Body)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/legible"
 )
 
@@ -100,7 +101,15 @@ type Silence struct {
 const Everything = "all"
 
 // MaxSilence is the longest silence: one without an end would be forgotten.
-const MaxSilence = 30 * 24 * time.Hour
+const MaxSilence = 31 * duration.Day
+
+// CheckSilence returns what is wrong with the length of a silence.
+func CheckSilence(last time.Duration) error {
+	if last < time.Second || last > MaxSilence {
+		return fmt.Errorf("a silence lasts 1s to %s, not %s", duration.Format(MaxSilence), duration.Format(last))
+	}
+	return nil
+}
 
 const (
 	// maxAlerts bounds the alerts on the board. What does not fit is counted.

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/certpost/certpost/internal/webhook"
 )
 
 // Webhook sends messages with POST.
@@ -61,16 +63,14 @@ func CheckURL(address string) error {
 // CheckSecret returns what is wrong with the secret for a format.
 func CheckSecret(f Format, secret string) error {
 	switch {
-	case f == Certpost && len(signingKey(secret)) < minKey:
-		return fmt.Errorf("is too short to sign with: want at least %d characters, or whsec_ and base64 of %d bytes", minKey, minKey)
+	case f == Certpost:
+		_, err := webhook.StandardKey(secret)
+		return err
 	case f == PagerDuty && len(secret) != 32:
 		return errors.New("is not an integration key of PagerDuty: want 32 characters")
 	}
 	return nil
 }
-
-// minKey is the length of the shortest key that webhooks are signed with, in bytes.
-const minKey = 16
 
 // Send sends a message. The error has neither the address nor what the receiver answered.
 func (w Webhook) Send(ctx context.Context, m Message) error {
@@ -92,7 +92,11 @@ func (w Webhook) Send(ctx context.Context, m Message) error {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "certpost")
 	if w.Format == Certpost {
-		w.sign(req.Header, m.ID, secret, body)
+		key, err := webhook.StandardKey(secret)
+		if err != nil {
+			return fmt.Errorf("alerts.webhook.secret: the secret %w", err)
+		}
+		w.sign(req.Header, m.ID, key, body)
 	}
 	client := w.Client
 	if client == nil {
@@ -172,27 +176,16 @@ func withoutAddress(err error) error {
 
 // sign sets the headers of Standard Webhooks. The id is the same for each try, so that a receiver
 // notices one that it has already.
-func (w Webhook) sign(h http.Header, id, secret string, body []byte) {
+func (w Webhook) sign(h http.Header, id string, key, body []byte) {
 	now := time.Now
 	if w.Now != nil {
 		now = w.Now
 	}
 	at := strconv.FormatInt(now().Unix(), 10)
-	mac := hmac.New(sha256.New, signingKey(secret))
+	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id + "." + at + "."))
 	mac.Write(body)
 	h.Set("Webhook-Id", id)
 	h.Set("Webhook-Timestamp", at)
 	h.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
-}
-
-// signingKey is the key in a secret of Standard Webhooks: whsec_ and base64. Others are taken as they
-// are.
-func signingKey(secret string) []byte {
-	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
-		if key, err := base64.StdEncoding.DecodeString(encoded); err == nil {
-			return key
-		}
-	}
-	return []byte(secret)
 }

@@ -43,6 +43,7 @@ func testPages(t *testing.T, c *chromium) {
 		{"mail", "/targets/ops-archive/mail", "Mail preview", 200},
 		{"relays", "/relays", "Relays", 200},
 		{"audit", "/audit", "Audit", 200},
+		{"alerts", "/alerts", "Alerts", 200},
 		{"audit-filtered", "/audit?action=replayed&target=partner-portal", "Audit", 200},
 		{"audit-none", "/audit?by=nobody", "Audit", 200},
 		{"settings", "/settings", "Settings", 200},

@@ -49,6 +49,8 @@ type Problem struct {
 	// Settling says that the files have changed within the last seconds: they may be complete,
 	// or fit each other, a moment later.
 	Settling bool
+	// LeftOut says that the scanner was not told to use it, as a PKCS#12 file without a passphrase.
+	LeftOut bool
 }
 
 // Scanner finds certificates. It remembers files that have not changed, and is used by one
@@ -63,7 +65,9 @@ type Scanner struct {
 
 	files map[string]*file // by path
 	pairs map[[2]string]pairing
-	seen  int
+	seen  int              // entries of directories in this scan
+	deep  bool             // this scan has left out a directory below maxDepth
+	limit int              // for tests; 0 is maxFiles
 	now   func() time.Time // for tests; nil is time.Now
 }
 
@@ -110,7 +114,7 @@ func (s *Scanner) Scan(dirs []string) (found []Found, problems []Problem) {
 	if s.files == nil {
 		s.files, s.pairs = map[string]*file{}, map[[2]string]pairing{}
 	}
-	s.seen = 0
+	s.seen, s.deep = 0, false
 	for _, dir := range dirs {
 		f, p := s.walk(dir, 0)
 		found, problems = append(found, f...), append(problems, p...)
@@ -132,14 +136,23 @@ func (s *Scanner) Scan(dirs []string) (found []Found, problems []Problem) {
 	return found, slices.Compact(problems)
 }
 
-// walk looks at one directory, then at those below it. It follows no links to directories.
+// walk looks at one directory, then at those below it. It follows no links to directories. Each limit
+// is reported once, however many directories are left out.
 func (s *Scanner) walk(dir string, depth int) (found []Found, problems []Problem) {
+	most := cmp.Or(s.limit, maxFiles)
+	if s.seen > most || depth > maxDepth && s.deep {
+		return nil, nil
+	}
+	if depth > maxDepth {
+		s.deep = true
+		return nil, []Problem{{Path: dir, Reason: fmt.Sprintf("more than %d levels of directories: this one, and others at this level, are left out; watch the directories of certificates only", maxDepth)}}
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, []Problem{{Path: dir, Reason: clean(err)}}
 	}
-	if s.seen += len(entries); s.seen > maxFiles || depth > maxDepth {
-		return nil, []Problem{{Path: dir, Reason: fmt.Sprintf("more than %d files or %d levels: watch the directories of certificates only", maxFiles, maxDepth)}}
+	if s.seen += len(entries); s.seen > most {
+		return nil, []Problem{{Path: dir, Reason: fmt.Sprintf("more than %d files: this directory, and what follows it, is left out; watch the directories of certificates only", most)}}
 	}
 	found, problems = s.look(dir, entries)
 	for _, e := range entries {
@@ -203,7 +216,15 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 		if _, there := best[f.print]; there { // lego writes certificate and key into one more file
 			continue
 		}
-		problems = append(problems, Problem{path, clean(f.err), s.recent(f)})
+		problems = append(problems, Problem{Path: path, Reason: clean(f.err), Settling: s.recent(f)})
+	}
+	if s.Passphrase == nil {
+		for _, path := range stores {
+			if !besides(path, certs) {
+				problems = append(problems, Problem{Path: path, Reason: "a PKCS#12 file, which is read only with --pkcs12-passphrase", LeftOut: true})
+			}
+		}
+		stores = nil
 	}
 	slices.SortStableFunc(stores, func(a, b string) int { return cmp.Compare(len(s.files[b].chain), len(s.files[a].chain)) })
 	for _, path := range stores {
@@ -213,13 +234,24 @@ func (s *Scanner) look(dir string, entries []os.DirEntry) (found []Found, proble
 		}
 		best[f.print] = path
 		if s.settling(f) {
-			problems = append(problems, Problem{path, "it has just changed", true})
+			problems = append(problems, Problem{Path: path, Reason: "it has just changed", Settling: true})
 			continue
 		}
 		found = append(found, Found{Issued: s.issued(path, f, path), File: path, PKCS12: true})
 	}
 	return found, problems
 }
+
+// besides reports whether a client has probably written a PKCS#12 file for other programs, as lego
+// and acme.sh do: the same certificate is there as PEM.
+func besides(store string, certs []string) bool {
+	return slices.ContainsFunc(certs, func(path string) bool {
+		return stem(path) == stem(store) || stem(path) == "fullchain"
+	})
+}
+
+// stem is the name of a file without its extension.
+func stem(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
 
 // current leaves out what accompanies a fullchain: a client that links it to its newest chain, and
 // acme.sh, have one certificate in a directory, with its former ones and its parts. In any other
@@ -243,9 +275,8 @@ func current(certs []string) []string {
 func (s *Scanner) pair(path string, keys []string) (*Found, *Problem) {
 	cert := s.files[path]
 	if s.settling(cert) {
-		return nil, &Problem{path, "it has just changed", true}
+		return nil, &Problem{Path: path, Reason: "it has just changed", Settling: true}
 	}
-	stem := func(path string) string { return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) }
 	slices.SortFunc(keys, func(a, b string) int { // the key that clients link, or that has the certificate's name, comes first
 		rank := func(k string) int {
 			switch {
@@ -263,7 +294,7 @@ func (s *Scanner) pair(path string, keys []string) (*Found, *Problem) {
 			continue
 		}
 		if s.settling(s.files[k]) {
-			return nil, &Problem{path, k + " has just changed", true}
+			return nil, &Problem{Path: path, Reason: k + " has just changed", Settling: true}
 		}
 		found := &Found{Issued: s.issued(path, cert, k), File: path}
 		if s.NoKey {
@@ -274,7 +305,7 @@ func (s *Scanner) pair(path string, keys []string) (*Found, *Problem) {
 	if s.NoKey {
 		return &Found{Issued: s.issued(path, cert, ""), File: path}, nil
 	}
-	return nil, &Problem{path, "no private key beside it fits the certificate", s.recent(cert)}
+	return nil, &Problem{Path: path, Reason: "no private key beside it fits the certificate", Settling: s.recent(cert)}
 }
 
 func (s *Scanner) fits(cert, key string) bool {

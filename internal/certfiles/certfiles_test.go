@@ -1,9 +1,7 @@
 package certfiles
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	gopkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/lab"
@@ -384,48 +380,6 @@ func TestSwappedLinks(t *testing.T) {
 	}
 }
 
-func TestPKCS12Files(t *testing.T) {
-	t.Parallel()
-	a := newAuthority(t)
-	pack := func(name, passphrase string) []byte {
-		c := lab.Issue(t, a.ca, lab.NewKey(t, "p256"), name, lab.DNSNames(name), today)
-		data, err := gopkcs12.Modern.Encode(c.Key, c.Certificate, []*x509.Certificate{a.ca.Certificate}, passphrase)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	tr := newTree(t)
-	web := pack("web.example.com", "right")
-	tr.write("web.p12", web)
-	tr.write("web-again.p12", web)
-	tr.write("other.pfx", pack("other.example.com", "wrong"))
-	tr.write("rubbish.p12", []byte("rubbish"))
-	tr.wants() // without a passphrase they are left out
-	tr.s = &Scanner{Host: "web1", Passphrase: func() ([]byte, error) { return []byte("right"), nil }}
-	found, problems := tr.s.Scan([]string{tr.dir})
-	if len(found) != 1 || !found[0].PKCS12 || found[0].KeyFile != tr.path("web-again.p12") || !strings.Contains(string(found[0].Chain), "BEGIN CERTIFICATE") {
-		t.Errorf("%+v", found)
-	}
-	if len(problems) != 2 || problems[0].Reason != "the passphrase does not open this PKCS#12 file" || !strings.HasPrefix(problems[1].Reason, "it cannot be read as PKCS#12") {
-		t.Errorf("%v", problems)
-	}
-	_, key, err := PKCS12(pack("x.example.com", "p"), "p")
-	if err != nil || !strings.HasPrefix(string(key), "-----BEGIN PRIVATE KEY-----") {
-		t.Error(err)
-	}
-	// .NET writes the issuer first.
-	c := lab.Issue(t, a.ca, lab.NewKey(t, "p256"), "net.example.com", lab.DNSNames("net.example.com"), today)
-	data, err := gopkcs12.Modern.Encode(c.Key, a.ca.Certificate, []*x509.Certificate{c.Certificate}, "p")
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, _, err := PKCS12(data, "p")
-	if leaf, rest := pem.Decode(chain); err != nil || leaf == nil || !bytes.Equal(leaf.Bytes, c.Certificate.Raw) || len(rest) == 0 {
-		t.Errorf("the leaf is not first: %v\n%s", err, chain)
-	}
-}
-
 // What cannot be read is said, and does not keep the rest from being found.
 //
 // Fault: directories with other files, loops of links, files that cannot be read, keys in the
@@ -460,6 +414,36 @@ func TestStrangeDirectories(t *testing.T) {
 	if _, problems := (&Scanner{}).Scan([]string{tr.path("missing")}); len(problems) != 1 {
 		t.Errorf("%v", problems)
 	}
+
+	// One line for each limit, however many directories are beyond it.
+	deep := strings.Repeat("d/", maxDepth)
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.MkdirAll(tr.path(deep+name+"/e"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, problems = tr.scan()
+	var limits []string
+	for _, p := range problems {
+		if strings.Contains(p.Reason, "levels of directories") {
+			limits = append(limits, p.Path)
+		}
+	}
+	if len(limits) != 1 || limits[0] != tr.path(deep+"a") {
+		t.Errorf("%q", limits)
+	}
+	tr.s.limit = 10
+	_, problems = tr.scan()
+	limits = nil
+	for _, p := range problems {
+		if strings.Contains(p.Reason, "more than 10 files") {
+			limits = append(limits, p.Path)
+		}
+	}
+	if len(limits) != 1 {
+		t.Errorf("%v", problems)
+	}
+
 	tr.s = &Scanner{Host: "web1", NoKey: true}
 	if err := os.Remove(tr.path("good/x.key")); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ func keyFits(text []byte, leaf *x509.Certificate) bool { return payload.CheckKey
 // parsePKCS12 reads a PKCS#12 file.
 func (s *Scanner) parsePKCS12(data []byte, f *file) {
 	if s.Passphrase == nil {
+		f.kind = pkcs12
 		return
 	}
 	passphrase, err := s.Passphrase()

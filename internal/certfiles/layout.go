@@ -26,7 +26,7 @@ func (s *Scanner) issued(path string, f *file, keyFile string) events.Issued {
 		source.Host = "" // each pod has another name, and the same certificate
 	}
 	leaf, _ := f.event.Leaf() // take has checked it
-	return events.Issued{Chain: f.chain, KeyFile: keyFile, Domains: leaf.DNSNames, Source: source.String(), Lineage: l.lineage}
+	return events.Issued{Chain: f.chain, CertFile: path, KeyFile: keyFile, Domains: leaf.DNSNames, Source: source.String(), Lineage: l.lineage}
 }
 
 func layoutOf(path string, f *file) layout {

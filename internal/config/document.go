@@ -30,6 +30,24 @@ func (d *Document) At(path string) (line, column int) {
 	return p.line, p.column
 }
 
+// Empty reports whether the document has a section at a path, with nothing in it.
+func (d *Document) Empty(path string) bool {
+	if _, known := d.places[path]; !known {
+		return false
+	}
+	for below := range d.places {
+		if below != path && within(below, path) {
+			return false
+		}
+	}
+	for at, variable := range d.variables {
+		if variable != "" && within(at, path) {
+			return false
+		}
+	}
+	return true
+}
+
 // Locate adds to each problem that has only a path the origin of its value: a place in
 // the document, or an environment variable. It drops problems of values that could not
 // be read, because they may disappear once the value is readable. It removes values

@@ -103,7 +103,7 @@ func TestOverrideProblems(t *testing.T) {
 		"APP_PORT: port: want a whole number",
 		"APP_PROT: is not a setting: did you mean APP_PORT?",
 		"APP_RATIO: ratio: want at least 1",
-		"APP_TIMEOUT: timeout: want a duration such as 30s, 5m or 72h",
+		"APP_TIMEOUT: timeout: want a duration such as 30s, 5m, 72h or 3d",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

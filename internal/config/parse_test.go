@@ -107,6 +107,7 @@ func TestParseGood(t *testing.T) {
 			s.Name, s.Port, s.Ratio, s.On, s.Timeout, s.Mode = "x", 587, 2.5, true, 90*time.Second, "fast"
 		}},
 		{"a key without a value keeps the default", "port:\ntimeout: ~\nhosts:\ntls:\nnested:\n", func(*shape) {}},
+		{"a duration in days", `timeout: 0.005d`, func(s *shape) { s.Timeout = 432 * time.Second }},
 		{"a duration in quotes", `timeout: "45s"`, func(s *shape) { s.Timeout = 45 * time.Second }},
 		{"a whole number for a ratio", "ratio: 2", func(s *shape) { s.Ratio = 2 }},
 		{"lists", "hosts: [a, \"b c\", 'd']\n", func(s *shape) { s.Hosts = []string{"a", "b c", "d"} }},

@@ -29,8 +29,8 @@ func TestParseProblems(t *testing.T) {
 		{"a list as a key", "? [a]\n: b\n", []string{`c.yaml:2:1: want a plain word as the key`}},
 
 		// Types.
-		{"duration without a unit", "timeout: 30\n", []string{`c.yaml:1:10: timeout: want a duration such as 30s, 5m or 72h, got 30`}},
-		{"duration in days", "timeout: 3d\n", []string{`c.yaml:1:10: timeout: want a duration such as 30s, 5m or 72h, got 3d`}},
+		{"duration without a unit", "timeout: 30\n", []string{`c.yaml:1:10: timeout: want a duration such as 30s, 5m, 72h or 3d, got 30`}},
+		{"duration in weeks", "timeout: 3w\n", []string{`c.yaml:1:10: timeout: want a duration such as 30s, 5m, 72h or 3d, got 3w`}},
 		{"number in quotes", "port: \"587\"\n", []string{`c.yaml:1:7: port: want a whole number, got the text "587": remove the quotes`}},
 		{"word for a number", "port: smtp\n", []string{`c.yaml:1:7: port: want a whole number, got smtp`}},
 		{"fraction for a number", "port: 2.5\n", []string{`c.yaml:1:7: port: want a whole number, got 2.5`}},
@@ -97,7 +97,7 @@ func TestParseProblems(t *testing.T) {
 		// All at once, in order.
 		{"many", "prot: 1\ntimeout: 5\nitems:\n  - id: a\n    port: x\n  - to: b\n", []string{
 			`c.yaml:1:1: unknown key "prot": did you mean port?`,
-			`c.yaml:2:10: timeout: want a duration such as 30s, 5m or 72h, got 5`,
+			`c.yaml:2:10: timeout: want a duration such as 30s, 5m, 72h or 3d, got 5`,
 			`c.yaml:5:11: items[0].port: want a whole number, got x`,
 			`c.yaml:6:5: items[1].id: is required`,
 			`c.yaml:6:9: items[1].to: want a list such as [text], got text`}},

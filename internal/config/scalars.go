@@ -5,10 +5,11 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/certpost/certpost/internal/duration"
 )
 
 // isContainer reports whether a type is written as a mapping or a list.
@@ -97,9 +98,9 @@ func set(v reflect.Value, text string) string {
 	ok := false
 	switch kind := v.Kind(); {
 	case v.Type() == durationType:
-		duration, err := time.ParseDuration(text)
+		d, err := duration.Parse(text)
 		if ok = err == nil; ok {
-			v.SetInt(int64(duration))
+			v.SetInt(int64(d))
 		}
 	case kind == reflect.String:
 		v.SetString(text)
@@ -132,7 +133,7 @@ func set(v reflect.Value, text string) string {
 func want(t reflect.Type) string {
 	switch kind := t.Kind(); {
 	case t == durationType:
-		return "want a duration such as 30s, 5m or 72h"
+		return "want a duration such as 30s, 5m, 72h or 3d"
 	case IsScalar(t) && kind != reflect.Struct:
 		return "want text"
 	case kind == reflect.Pointer:

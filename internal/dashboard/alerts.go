@@ -3,10 +3,10 @@ package dashboard
 import (
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/duration"
 )
 
 const alertsPath = "/alerts"
@@ -54,7 +54,7 @@ func newAlertsView(found desk.Alerts, tells bool, reason, fault string) alertsVi
 }
 
 func (p *pages) silence(r *request) (view, error) {
-	last, err := time.ParseDuration(r.PostFormValue("for"))
+	last, err := duration.Parse(r.PostFormValue("for"))
 	if err != nil || !slices.ContainsFunc(silenceLengths, func(l length) bool { return l.Value == r.PostFormValue("for") }) {
 		return p.alertsWith(r, r.reason(), "Select one of the durations.", http.StatusUnprocessableEntity)
 	}

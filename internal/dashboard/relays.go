@@ -12,6 +12,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -172,7 +173,7 @@ func suspendedUntil(after, at string, now time.Time) (time.Time, error) {
 	}
 	for _, l := range lengths {
 		if l.Value == after {
-			d, _ := time.ParseDuration(l.Value) // a constant above
+			d, _ := duration.Parse(l.Value) // a constant above
 			return now.Add(d).Truncate(time.Second), nil
 		}
 	}

@@ -273,17 +273,26 @@ func wrongSourceGlob(key string) string {
 // Undefined returns a problem for each target that the sources name and the definitions do
 // not have: an error for an id, a warning for a glob.
 func (s Sources) Undefined(d *Definitions) []config.Problem {
-	v := &validation{}
+	var found []config.Problem
 	for _, key := range slices.Sorted(maps.Keys(s.Listed)) {
-		for i, id := range s.Listed[key].Targets {
-			at, pattern := fmt.Sprintf("%s.targets[%d]", config.Join("sources", key), i), newGlob(id, 0)
-			switch {
-			case slices.ContainsFunc(d.targets, func(t *Target) bool { return pattern.match(t.ID) }):
-			case strings.Contains(id, "*"):
-				v.warn(at, "matches no target")
-			default:
-				v.err(at, "target %q is not defined%s", legible.Clean(id, 80), nearest(id, d))
-			}
+		found = append(found, d.Undefined(config.Join("sources", key)+".targets", s.Listed[key].Targets)...)
+	}
+	return found
+}
+
+// Undefined returns an error for each id in a list of the configuration that no target has, and a
+// warning for each pattern that matches none.
+func (d *Definitions) Undefined(path string, ids []string) []config.Problem {
+	v := &validation{}
+	for i, id := range ids {
+		at, pattern := fmt.Sprintf("%s[%d]", path, i), newGlob(id, 0)
+		switch {
+		case id == "": // an error of its own
+		case slices.ContainsFunc(d.targets, func(t *Target) bool { return pattern.match(t.ID) }):
+		case strings.Contains(id, "*"):
+			v.warn(at, "matches no target")
+		default:
+			v.err(at, "target %q is not defined%s", legible.Clean(id, 80), nearest(id, d))
 		}
 	}
 	return v.found

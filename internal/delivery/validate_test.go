@@ -70,7 +70,7 @@ func TestValidate(t *testing.T) {
 		{"port too high", []string{"port: 65536"}, []string{"5:7: port: want 1 to 65535, got 65536"}},
 		{"timeout too short", []string{"timeout: 999ms"}, []string{"5:10: timeout: want 1s to 600s, got 999ms"}},
 		{"timeout too long", []string{"timeout: 601s"}, []string{"5:10: timeout: want 1s to 600s, got 10m1s"}},
-		{"timeout without unit", []string{"timeout: 30"}, []string{"5:10: timeout: want a duration such as 30s, 5m or 72h, got 30"}},
+		{"timeout without unit", []string{"timeout: 30"}, []string{"5:10: timeout: want a duration such as 30s, 5m, 72h or 3d, got 30"}},
 
 		{"host with a port", []string{"host: smtp.example.com:587"}, []string{"4:7: host: has a port: want the port in the key port"}},
 		{"host as a URL", []string{"host: smtp://smtp.example.com"}, []string{"4:7: host: is a URL: want a name such as smtp.example.com, or an IP address"}},

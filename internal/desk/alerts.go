@@ -213,8 +213,8 @@ func (d *Desk) Silence(ctx context.Context, by broker.Actor, of string, last tim
 	if s.Reason, err = broker.CheckReason(reason, true); err != nil {
 		return s, err
 	}
-	if last < time.Second || last > alert.MaxSilence {
-		return s, invalid("invalid duration %v: want 1s to %v", last, alert.MaxSilence)
+	if err := alert.CheckSilence(last); err != nil {
+		return s, invalid("invalid duration: %v", err)
 	}
 	s.Until = s.Since.Add(last).Truncate(time.Second)
 	var refusal error

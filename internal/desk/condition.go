@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/legible"
 )
 
@@ -370,9 +371,9 @@ func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since ti
 		}
 		return of(q).String()
 	}, set: func(q *Q, v string) error {
-		d, err := time.ParseDuration(v)
+		d, err := duration.Parse(v)
 		if err != nil || d <= 0 {
-			return fmt.Errorf("want a duration such as 30m or 24h, not %q", legible.Clean(v, 60))
+			return fmt.Errorf("want a duration such as 30m, 24h or 7d, not %q", legible.Clean(v, 60))
 		}
 		*of(q) = d
 		return nil

@@ -85,11 +85,12 @@ func FromHook(client string, host Host) (Issued, error) {
 		return Issued{}, fmt.Errorf("%s: %w", told.chain, err)
 	}
 	issued := Issued{
-		Chain:   chain,
-		Domains: told.domains,
-		Lineage: cmp.Or(told.lineage, told.name),
-		Again:   told.again,
-		Source:  (&url.URL{Scheme: cmp.Or(told.scheme, client), Host: host.Name, Path: "/" + told.name}).String(),
+		Chain:    chain,
+		CertFile: told.chain,
+		Domains:  told.domains,
+		Lineage:  cmp.Or(told.lineage, told.name),
+		Again:    told.again,
+		Source:   (&url.URL{Scheme: cmp.Or(told.scheme, client), Host: host.Name, Path: "/" + told.name}).String(),
 	}
 	if told.key != "" {
 		// The consumer's working directory differs from the hook's.

@@ -61,12 +61,13 @@ func readChain(file []byte) (chain []byte, leaf *x509.Certificate, err error) {
 
 // Issued is what an ACME client passed to its hook about one certificate.
 type Issued struct {
-	Chain   []byte   // PEM: leaf, then chain; certificates only
-	KeyFile string   // path of the private key's file, never its content; "" if not passed
-	Domains []string // as the client lists them, else the certificate's
-	Source  string   // <client>://<host>/<name of the certificate>
-	Lineage string   // how the client tells its certificates apart: certbot's lineage, acme.sh's directory
-	Again   bool     // the client says that the certificate is not new
+	Chain    []byte   // PEM: leaf, then chain; certificates only
+	CertFile string   // path of the file that Chain was read from
+	KeyFile  string   // path of the private key's file, never its content; "" if not passed
+	Domains  []string // as the client lists them, else the certificate's
+	Source   string   // <client>://<host>/<name of the certificate>
+	Lineage  string   // how the client tells its certificates apart: certbot's lineage, acme.sh's directory
+	Again    bool     // the client says that the certificate is not new
 }
 
 // Event makes the event for the certificate, with the key's file as reference. Its id is

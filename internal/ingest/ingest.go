@@ -22,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/certpost/certpost/internal/apiproblem"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/legible"
 )
@@ -199,7 +200,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, sender *Sender,
 	case http.StatusRequestEntityTooLarge:
 		w.Header().Set("Connection", "close") // the rest of the body may not be read
 	}
-	write(w, err.status, map[string]string{"error": err.reason})
+	apiproblem.Write(w, err.status, err.reason)
 }
 
 func write(w http.ResponseWriter, status int, v any) {

@@ -13,10 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
 
-// MinSecret is the least length of tokens and secrets, in bytes: guesses are not throttled.
-const MinSecret = 16
+	"github.com/certpost/certpost/internal/webhook"
+)
 
 // tolerance is how far the time of a signature may be away (Standard Webhooks).
 const tolerance = 5 * time.Minute
@@ -53,12 +52,12 @@ func (h *Handler) byToken(ctx context.Context, token string) (found *Sender, err
 		if s.Scheme != Token {
 			continue
 		}
-		secret, ok := h.secret(ctx, &s)
+		key, ok := h.key(ctx, &s)
 		unreadable = unreadable || !ok
-		if secret == "" {
+		if key == nil {
 			continue
 		}
-		want := sha256.Sum256([]byte(secret))
+		want := sha256.Sum256(key)
 		if subtle.ConstantTimeCompare(want[:], got[:]) == 1 {
 			found = &h.cfg.Senders[i]
 		}
@@ -77,20 +76,33 @@ func (h *Handler) known(found *Sender, unreadable bool, reason string) (*Sender,
 	return nil, unknown(reason)
 }
 
-// secret reads the secret of a sender. It is "" if it is too short to prove anything; ok says that it could be read.
-func (h *Handler) secret(ctx context.Context, s *Sender) (secret string, ok bool) {
+// Key returns what a secret of the scheme proves a sender with. The error says why the secret proves
+// nothing, and quotes nothing of it: `certpost check --live` shows it, and a request logs it.
+func (s Scheme) Key(secret string) ([]byte, error) {
+	switch s {
+	case Standard:
+		return webhook.StandardKey(secret)
+	case Step:
+		return webhook.Base64Key(secret)
+	default:
+		return webhook.TextKey(secret)
+	}
+}
+
+// key reads the secret of a sender. It is nil if it proves nothing; ok says that it could be read.
+func (h *Handler) key(ctx context.Context, s *Sender) (key []byte, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	secret, err := s.Secret(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		h.warn("the secret of a sender cannot be read", s.Name, err)
-		return "", false
-	case len(secret) < MinSecret:
-		h.warn("the secret of a sender is too short: it needs at least 16 characters", s.Name, nil)
-		return "", true
+		return nil, false
 	}
-	return secret, true
+	if key, err = s.Scheme.Key(secret); err != nil {
+		h.warn("the secret of a sender "+err.Error(), s.Name, nil)
+		return nil, true
+	}
+	return key, true
 }
 
 func (h *Handler) warn(what, sender string, err error) {
@@ -132,9 +144,9 @@ func (h *Handler) bySignature(r *http.Request, body []byte) (found *Sender, refu
 		if header == "" || r.Header.Get(header) == "" {
 			continue
 		}
-		secret, ok := h.secret(r.Context(), &s)
+		key, ok := h.key(r.Context(), &s)
 		unreadable = unreadable || !ok
-		if secret != "" && signed(s.Scheme, secret, r.Header, body) {
+		if key != nil && signed(s.Scheme, key, r.Header, body) {
 			found = &h.cfg.Senders[i]
 		}
 	}
@@ -152,11 +164,11 @@ func (h *Handler) timely(seconds string) bool {
 }
 
 // signed verifies a signature.
-func signed(scheme Scheme, secret string, header http.Header, body []byte) bool {
+func signed(scheme Scheme, key []byte, header http.Header, body []byte) bool {
 	switch scheme {
 	case Standard:
 		id, at := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp")
-		want := mac(standardKey(secret), []byte(id+"."+at+"."), body)
+		want := mac(key, []byte(id+"."+at+"."), body)
 		fits := false
 		for _, signature := range strings.Fields(header.Get(standardSignature)) {
 			version, text, _ := strings.Cut(signature, ",")
@@ -167,24 +179,12 @@ func signed(scheme Scheme, secret string, header http.Header, body []byte) bool 
 	case GitHub:
 		text, ok := strings.CutPrefix(header.Get(gitHubSignature), "sha256=")
 		got, err := hex.DecodeString(text)
-		return ok && err == nil && hmac.Equal(got, mac([]byte(secret), body))
+		return ok && err == nil && hmac.Equal(got, mac(key, body))
 	case Step:
-		key, err := base64.StdEncoding.DecodeString(secret)
-		got, bad := hex.DecodeString(header.Get(stepSignature))
-		return err == nil && bad == nil && hmac.Equal(got, mac(key, body))
+		got, err := hex.DecodeString(header.Get(stepSignature))
+		return err == nil && hmac.Equal(got, mac(key, body))
 	}
 	return false
-}
-
-// standardKey is the key in a secret of Standard Webhooks: whsec_ and base64. Others are taken as
-// they are.
-func standardKey(secret string) []byte {
-	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
-		if key, err := base64.StdEncoding.DecodeString(encoded); err == nil {
-			return key
-		}
-	}
-	return []byte(secret)
 }
 
 func mac(key []byte, parts ...[]byte) []byte {

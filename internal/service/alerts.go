@@ -2,10 +2,10 @@ package service
 
 import (
 	"context"
-	"time"
 
 	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/duration"
 )
 
 // AlertsRequest asks for the alerts.
@@ -27,9 +27,9 @@ func (c *API) silence(ctx context.Context, o SilenceOrder) (alert.Silence, error
 	if err := o.check(); err != nil {
 		return alert.Silence{}, err
 	}
-	last, err := time.ParseDuration(o.For)
+	last, err := duration.Parse(o.For)
 	if err != nil {
-		return alert.Silence{}, badRequest("for: want a duration such as 2h")
+		return alert.Silence{}, badRequest("for: want a duration such as 2h or 7d")
 	}
 	return c.desk.Silence(ctx, o.actor(), o.Alert, last, o.Reason)
 }

@@ -29,14 +29,14 @@ func TestDiskOfTheSpool(t *testing.T) {
 	for err == nil {
 		_, err = stuff.Write(make([]byte, 1024))
 	}
-	if err := s.Add(t.Context(), entry("lost", "s")); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := s.Add(t.Context(), entry("lost", "s")); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v, want no space", err)
 	}
 	if _, err := os.Stat(filepath.Join(s.Dir(), "unfinished")); err == nil || waiting(t, s) != 1 {
 		t.Error("something half-written is left")
 	}
 	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err == nil {
-		if err := s.Add(t.Context(), entry("lost", "s")); !errors.Is(err, syscall.EROFS) {
+		if _, err := s.Add(t.Context(), entry("lost", "s")); !errors.Is(err, syscall.EROFS) {
 			t.Errorf("%v, want a read-only file system", err)
 		}
 	}

@@ -119,21 +119,26 @@ func (s *Spool) openToAdd(ctx context.Context) (unlock func(), err error) {
 }
 
 // Add writes an event to the end of the spool, and sets its number. When it returns without
-// an error, the event survives the end of this process and of the machine's power. The error
-// is a *FullError at a limit.
-func (s *Spool) Add(ctx context.Context, e *Entry) error {
+// an error, the event survives the end of this process and of the machine's power. An event that
+// waits already, with the same id and content, is not added again: known says so, and the number is
+// that of the one that waits. The error is a *FullError at a limit.
+func (s *Spool) Add(ctx context.Context, e *Entry) (known bool, err error) {
 	unlock, err := s.openToAdd(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	names, err := s.names()
 	if err != nil {
-		return err
+		return false, err
 	}
 	body, err := encode(e, "")
 	if err != nil {
-		return err
+		return false, err
+	}
+	if number, waits := s.equal(e, names, int64(len(body))); waits {
+		e.Number = number
+		return true, nil
 	}
 	last, size := uint64(0), int64(0)
 	for _, f := range names {
@@ -141,17 +146,78 @@ func (s *Spool) Add(ctx context.Context, e *Entry) error {
 	}
 	switch {
 	case len(names) >= s.limits.Events:
-		return &FullError{s.dir, fmt.Sprintf("%d events (spool.max_events)", len(names))}
+		return false, &FullError{s.dir, fmt.Sprintf("%d events (spool.max_events)", len(names))}
 	case size+int64(len(body)) > s.limits.Bytes:
-		return &FullError{s.dir, fmt.Sprintf("%d bytes, and this event has %d more (spool.max_size)", size, len(body))}
+		return false, &FullError{s.dir, fmt.Sprintf("%d bytes, and this event has %d more (spool.max_size)", size, len(body))}
 	}
 	// The time makes a number that was not used before, also in a directory that is empty now.
 	number := max(last+1, uint64(time.Now().UnixMicro()))
 	if err := s.write(fileName(number), body); err != nil {
-		return err
+		return false, err
 	}
 	e.Number = number
-	return nil
+	return false, nil
+}
+
+// timesDiffer is how much longer one record of an event may be than another, in bytes: the digits of
+// two times.
+const timesDiffer = 32
+
+// equal returns the number of the entry that waits with the same id and content, but for the time of
+// the event. Files of another size cannot have it, so that few are read.
+func (s *Spool) equal(e *Entry, names []file, size int64) (number uint64, waits bool) {
+	timeless := func(e *Entry) []byte {
+		ev := *e.Event
+		ev.Time = time.Time{}
+		return ev.Encode()
+	}
+	same := timeless(e)
+	for _, f := range names {
+		if f.refused || f.size < size-timesDiffer || f.size > size+timesDiffer {
+			continue
+		}
+		// A file that cannot be read is no reason not to keep the event.
+		other, _, err := s.read(f)
+		if err != nil || other.Event.ID != e.Event.ID || other.Event.Subject != e.Event.Subject {
+			continue
+		}
+		sameKey := e.StoreKey == nil && other.StoreKey == nil || e.StoreKey != nil && other.StoreKey != nil && *e.StoreKey == *other.StoreKey
+		if sameKey && bytes.Equal(timeless(other), same) {
+			return f.number, true
+		}
+	}
+	return 0, false
+}
+
+// Check returns why events cannot be kept, as Add would, and changes nothing. A directory that does
+// not exist yet is made by Add.
+func (s *Spool) Check() error {
+	info, err := os.Stat(s.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		for dir := filepath.Dir(s.dir); ; dir = filepath.Dir(dir) {
+			above, err := os.Stat(dir)
+			if err == nil && !above.IsDir() {
+				return fmt.Errorf("spool: %s is not a directory", dir)
+			}
+			if err == nil || dir == filepath.Dir(dir) {
+				return nil
+			}
+		}
+	case err != nil:
+		return fmt.Errorf("spool: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("spool: %s is not a directory", s.dir)
+	}
+	return s.closable(info)
+}
+
+// closable returns why a directory may not be closed to other users; nil if it may, or is closed.
+func (s *Spool) closable(info fs.FileInfo) error {
+	if runtime.GOOS == "windows" || info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	return s.shared(info)
 }
 
 // shared returns an error if other programs use the directory, so that it may not be closed to
@@ -179,10 +245,10 @@ func (s *Spool) open() error {
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
+	if err := s.closable(info); err != nil {
+		return err
+	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		if err := s.shared(info); err != nil {
-			return err
-		}
 		if err := os.Chmod(s.dir, 0o700); err != nil {
 			return fmt.Errorf("spool: other users may enter the directory, and its mode cannot be changed to 0700: %w", err)
 		}

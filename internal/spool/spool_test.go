@@ -29,8 +29,8 @@ func entry(id, source string) *Entry {
 
 func add(t *testing.T, s *Spool, e *Entry) {
 	t.Helper()
-	if err := s.Add(t.Context(), e); err != nil {
-		t.Fatal(err)
+	if known, err := s.Add(t.Context(), e); err != nil || known {
+		t.Fatal(known, err)
 	}
 }
 
@@ -173,7 +173,7 @@ func TestFullSpool(t *testing.T) {
 		var err error
 		kept := 0
 		for ; kept < 100 && err == nil; kept++ {
-			err = s.Add(t.Context(), entry(fmt.Sprint(kept), "s"))
+			_, err = s.Add(t.Context(), entry(fmt.Sprint(kept), "s"))
 		}
 		var full *FullError
 		if !errors.As(err, &full) || !strings.Contains(err.Error(), name) || waiting(t, s) != kept-1 {
@@ -181,7 +181,8 @@ func TestFullSpool(t *testing.T) {
 		}
 		r := &receiver{}
 		r.flush(t, s)
-		if len(r.ids) != kept-1 || s.Add(t.Context(), entry("again", "s")) != nil {
+		_, again := s.Add(t.Context(), entry("again", "s"))
+		if len(r.ids) != kept-1 || again != nil {
 			t.Errorf("%s: %q", name, r.ids)
 		}
 	}
@@ -198,7 +199,7 @@ func TestConcurrentPublishers(t *testing.T) {
 		wg.Go(func() {
 			s := New(dir, someLimits)
 			for i := range each {
-				if err := s.Add(t.Context(), entry(fmt.Sprintf("%d-%d", p, i), fmt.Sprint(p))); err != nil {
+				if _, err := s.Add(t.Context(), entry(fmt.Sprintf("%d-%d", p, i), fmt.Sprint(p))); err != nil {
 					t.Error(err)
 				}
 				if failures, err := s.Flush(t.Context(), r.send, func() bool { return false }); err != nil || len(failures) > 0 {
@@ -224,6 +225,103 @@ func TestConcurrentPublishers(t *testing.T) {
 // killVariable makes this test binary a publisher that is killed.
 const killVariable = "SPOOL_TEST_KILL"
 
+// Fault: a client runs its hook again and again while NATS is away, in several processes at a time.
+// Result: an event that waits already is not added again.
+func TestEqualEvents(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := New(dir, someLimits)
+	first := entry("one", "s")
+	first.Event.Time = time.Now().UTC()
+	add(t, s, first)
+	later := entry("one", "s")
+	later.Event.Time = time.Now().UTC().Add(1500 * time.Millisecond)
+	if known, err := s.Add(t.Context(), later); err != nil || !known || later.Number != first.Number {
+		t.Errorf("%v, %v, number %d, want %d", known, err, later.Number, first.Number)
+	}
+	// What differs in anything is another event.
+	others := []*Entry{entry("two", "s"), entry("one", "another"), entry("one", "s"), entry("one", "s"), entry("one", "s")}
+	others[2].Event.Subject = events.SourceSubject("web2")
+	others[3].Event.Labels = map[string]string{"team": "web"}
+	others[4].StoreKey = &StoreKey{Place: "vault:secret/x#k", File: "/x"}
+	for i, e := range others {
+		if known, err := s.Add(t.Context(), e); err != nil || known {
+			t.Errorf("%d: %v, %v", i, known, err)
+		}
+	}
+	again := entry("one", "s")
+	again.StoreKey = &StoreKey{Place: "vault:secret/x#k", File: "/x"}
+	if known, err := s.Add(t.Context(), again); err != nil || !known || again.Number != others[4].Number {
+		t.Errorf("%v, %v", known, err)
+	}
+
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { // each with a lock of its own, as processes have
+			s := New(dir, someLimits)
+			for i := range 5 {
+				if _, err := s.Add(context.Background(), entry(fmt.Sprint("together", i), "s")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := waiting(t, s); n != 1+len(others)+5 {
+		t.Errorf("%d wait", n)
+	}
+
+	// Once it has left the spool, or was set aside, it is added again.
+	r := &receiver{fail: func(id string) error {
+		if id == "two" {
+			return &Refusal{os.ErrInvalid}
+		}
+		return nil
+	}}
+	r.flush(t, s)
+	for _, id := range []string{"one", "two"} {
+		add(t, s, entry(id, "s"))
+	}
+}
+
+// Check says what Add would say, and changes nothing.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	lab.Write(t, filepath.Join(dir, "file"), nil)
+	for _, name := range []string{"open", "closed", "shared"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, mode := range map[string]os.FileMode{"open": 0o755, "shared": 0o777} {
+		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"new": "", "new/below": "", "open": "", "closed": "",
+		"file":       "file is not a directory",
+		"file/below": "not a directory",
+		"shared":     "has the mode 0777, and other programs may use it",
+	} {
+		s := New(filepath.Join(dir, name), someLimits)
+		err := s.Check()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+		if _, stat := os.Stat(filepath.Join(dir, "new")); stat == nil {
+			t.Fatal("a directory was made")
+		}
+		if name == "new" || name == "new/below" {
+			continue
+		}
+		if _, added := s.Add(t.Context(), entry("x", "s")); (added == nil) != (err == nil) {
+			t.Errorf("%s: Add says %v, Check %v", name, added, err)
+		}
+	}
+}
+
 func TestMain(m *testing.M) {
 	if plan := os.Getenv(killVariable); plan != "" {
 		point, dir, _ := strings.Cut(plan, " ")
@@ -242,7 +340,8 @@ func killedAt(point, dir string) {
 			select {}
 		}
 	}
-	fmt.Println(s.Add(context.Background(), entry("killed", "s")))
+	_, err := s.Add(context.Background(), entry("killed", "s"))
+	fmt.Println(err)
 	fmt.Println(s.Flush(context.Background(), appendTo(dir), func() bool { return false }))
 }
 

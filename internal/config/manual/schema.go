@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/duration"
 )
 
 // Schema returns the JSON Schema (draft 2020-12) of a document. root is a pointer to the
@@ -153,7 +154,7 @@ func (w *schemaWriter) of(t reflect.Type, tag reflect.StructTag) object {
 	case kind == reflect.Slice:
 		return object{{"type", []string{"array", "null"}}, {"items", w.of(t.Elem(), "")}}
 	case t == durationType:
-		return text(`^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`)
+		return text(duration.Pattern)
 	case kind == reflect.String && tag.Get("enum") != "":
 		return object{{"anyOf", []object{{{"enum", words(tag)}}, variable}}}
 	case kind == reflect.String:
