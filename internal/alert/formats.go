@@ -2,6 +2,7 @@ package alert
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -9,18 +10,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/webhook"
 )
 
-// Format is the form of a webhook's body.
-type Format string
-
-// The formats.
-const (
-	Certpost  Format = "certpost"  // our own, signed as Standard Webhooks
-	Slack     Format = "slack"     // incoming webhooks: text, and blocks of header and section
-	Teams     Format = "teams"     // Workflows: a message with an Adaptive Card
-	PagerDuty Format = "pagerduty" // Events API v2
-)
+// Post sends a message to a receiver.
+func Post(ctx context.Context, to webhook.Receiver, m Message) error {
+	return to.Post(ctx, m.ID, func(secret string) ([]byte, error) { return m.body(to.Format, secret) })
+}
 
 // Subject is the subject of a mail.
 func (m Message) Subject() string {
@@ -67,13 +63,13 @@ func (l Line) mark() string {
 }
 
 // body returns the body of a webhook. routing is PagerDuty's routing key.
-func (m Message) body(f Format, routing string) ([]byte, error) {
+func (m Message) body(f webhook.Format, routing string) ([]byte, error) {
 	switch f {
-	case Slack:
+	case webhook.Slack:
 		return encode(m.slack())
-	case Teams:
+	case webhook.Teams:
 		return encode(m.teams())
-	case PagerDuty:
+	case webhook.PagerDuty:
 		return encode(m.pagerDuty(routing))
 	}
 	return encode(m.own())

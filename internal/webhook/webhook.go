@@ -1,7 +1,10 @@
-package alert
+// Package webhook posts messages to receivers of others: signed as Standard Webhooks describe it, or in
+// the form that Slack, Microsoft Teams and PagerDuty take, whose addresses or keys are the secret.
+package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -17,30 +20,48 @@ import (
 	"time"
 )
 
-// Webhook sends messages with POST.
-type Webhook struct {
+// Format is the form of a body.
+type Format string
+
+// The formats.
+const (
+	Certpost  Format = "certpost"  // our own, signed as Standard Webhooks
+	Slack     Format = "slack"     // incoming webhooks: text, and blocks of header and section
+	Teams     Format = "teams"     // Workflows: a message with an Adaptive Card
+	PagerDuty Format = "pagerduty" // Events API v2
+)
+
+// NeedsSecret reports whether bodies of the format are signed, or have a key in them. With the others the
+// address is the secret.
+func (f Format) NeedsSecret() bool { return f == Certpost || f == PagerDuty }
+
+// Receiver is where messages go, with POST.
+type Receiver struct {
+	// Setting is where it stands in the configuration, such as alerts.webhook. Errors begin with it.
+	Setting string
 	// URL and Secret read the address and the key. Both are secrets: with services such as Slack the address is all that
 	// it takes to post.
 	URL, Secret func(ctx context.Context) (string, error)
-	Format      Format
+	Format      Format           // signs the bodies of Certpost
+	ContentType string           // "": application/json
 	Client      *http.Client     // nil: NewClient
 	Now         func() time.Time // nil: time.Now
 }
 
 const (
-	// webhookPatience bounds one request.
-	webhookPatience = 20 * time.Second
-	// webhookAnswer is how much of an answer is read, in bytes, so that the connection can be used again.
-	webhookAnswer = 64 << 10
-	// maxWebhookBody is the size of the largest body, in bytes: PagerDuty takes no more.
-	maxWebhookBody = 512 << 10
+	// patience bounds one request.
+	patience = 20 * time.Second
+	// answerRead is how much of an answer is read, in bytes, so that the connection can be used again.
+	answerRead = 64 << 10
+	// maxBody is the size of the largest body, in bytes: PagerDuty takes no more.
+	maxBody = 512 << 10
 )
 
 // NewClient returns a client that follows no redirects: a request is signed for one receiver.
 func NewClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxResponseHeaderBytes = webhookAnswer
-	return &http.Client{Transport: transport, Timeout: webhookPatience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	transport.MaxResponseHeaderBytes = answerRead
+	return &http.Client{Transport: transport, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // CheckURL returns what is wrong with the address of a webhook. It does not quote it.
@@ -72,27 +93,29 @@ func CheckSecret(f Format, secret string) error {
 // minKey is the length of the shortest key that webhooks are signed with, in bytes.
 const minKey = 16
 
-// Send sends a message. The error has neither the address nor what the receiver answered.
-func (w Webhook) Send(ctx context.Context, m Message) error {
+// Post posts a message. id tells messages apart, and is the same for each try, so that a receiver
+// notices one that it has already. body makes the body; it gets the secret, because that of PagerDuty is part of
+// it. The error has neither the address nor what the receiver answered.
+func (w Receiver) Post(ctx context.Context, id string, body func(secret string) ([]byte, error)) error {
 	address, secret, err := w.secrets(ctx)
 	if err != nil {
 		return err
 	}
-	body, err := m.body(w.Format, secret)
+	content, err := body(secret)
 	if err != nil {
-		return fmt.Errorf("alerts.webhook: make the body: %w", err)
+		return fmt.Errorf("%s: make the body: %w", w.Setting, err)
 	}
-	if len(body) > maxWebhookBody {
-		return fmt.Errorf("alerts.webhook: the body has %d bytes, and at most %d can be sent", len(body), maxWebhookBody)
+	if len(content) > maxBody {
+		return fmt.Errorf("%s: the body has %d bytes, and at most %d can be sent", w.Setting, len(content), maxBody)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(content))
 	if err != nil {
-		return errors.New("alerts.webhook.url cannot be used")
+		return errors.New(w.Setting + ".url cannot be used")
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", cmp.Or(w.ContentType, "application/json"))
 	req.Header.Set("User-Agent", "certpost")
 	if w.Format == Certpost {
-		w.sign(req.Header, m.ID, secret, body)
+		w.sign(req.Header, id, secret, content)
 	}
 	client := w.Client
 	if client == nil {
@@ -100,48 +123,48 @@ func (w Webhook) Send(ctx context.Context, m Message) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("alerts.webhook: no answer: %w", withoutAddress(err))
+		return fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err))
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, webhookAnswer)) // only to use the connection again
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, answerRead)) // only to use the connection again
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
 		return nil
 	case code >= 300 && code < 400:
-		return fmt.Errorf("alerts.webhook: the receiver redirects (%d), and redirects are not followed: set alerts.webhook.url to the new address", code)
+		return fmt.Errorf("%s: the receiver redirects (%d), and redirects are not followed: set %s.url to the new address", w.Setting, code, w.Setting)
 	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusNotFound, code == http.StatusGone:
-		return fmt.Errorf("alerts.webhook: the receiver refused the message (%d): check alerts.webhook.url and secret", code)
+		return fmt.Errorf("%s: the receiver refused the message (%d): check %s.url and secret", w.Setting, code, w.Setting)
 	default:
-		return fmt.Errorf("alerts.webhook: the receiver did not take the message (%d %s)", code, http.StatusText(code))
+		return fmt.Errorf("%s: the receiver did not take the message (%d %s)", w.Setting, code, http.StatusText(code))
 	}
 }
 
 var defaultClient = NewClient()
 
 // secrets reads the address and the secret.
-func (w Webhook) secrets(ctx context.Context) (address, secret string, err error) {
+func (w Receiver) secrets(ctx context.Context) (address, secret string, err error) {
 	if address, err = w.URL(ctx); err != nil {
-		return "", "", fmt.Errorf("alerts.webhook.url: %w", err)
+		return "", "", fmt.Errorf("%s.url: %w", w.Setting, err)
 	}
 	address = strings.TrimSpace(address)
 	if err := CheckURL(address); err != nil {
-		return "", "", fmt.Errorf("alerts.webhook.url %w", err)
+		return "", "", fmt.Errorf("%s.url %w", w.Setting, err)
 	}
 	if w.Secret == nil {
 		return address, "", nil
 	}
 	if secret, err = w.Secret(ctx); err != nil {
-		return "", "", fmt.Errorf("alerts.webhook.secret: %w", err)
+		return "", "", fmt.Errorf("%s.secret: %w", w.Setting, err)
 	}
 	secret = strings.TrimSpace(secret)
 	if err := CheckSecret(w.Format, secret); err != nil {
-		return "", "", fmt.Errorf("alerts.webhook.secret %w", err)
+		return "", "", fmt.Errorf("%s.secret %w", w.Setting, err)
 	}
 	return address, secret, nil
 }
 
 // Check reads the address and the secret, and connects to the receiver; it sends no request.
-func (w Webhook) Check(ctx context.Context) error {
+func (w Receiver) Check(ctx context.Context) error {
 	address, _, err := w.secrets(ctx)
 	if err != nil {
 		return err
@@ -153,11 +176,11 @@ func (w Webhook) Check(ctx context.Context) error {
 	// OPTIONS posts nothing, and whatever is answered says that there is a receiver.
 	req, err := http.NewRequestWithContext(ctx, http.MethodOptions, address, nil)
 	if err != nil {
-		return errors.New("alerts.webhook.url cannot be used")
+		return errors.New(w.Setting + ".url cannot be used")
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("alerts.webhook: no answer: %w", withoutAddress(err))
+		return fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err))
 	}
 	return resp.Body.Close()
 }
@@ -170,9 +193,8 @@ func withoutAddress(err error) error {
 	return err
 }
 
-// sign sets the headers of Standard Webhooks. The id is the same for each try, so that a receiver
-// notices one that it has already.
-func (w Webhook) sign(h http.Header, id, secret string, body []byte) {
+// sign sets the headers of Standard Webhooks.
+func (w Receiver) sign(h http.Header, id, secret string, body []byte) {
 	now := time.Now
 	if w.Now != nil {
 		now = w.Now
