@@ -36,8 +36,9 @@ type OutcomeWebhook struct {
 	Secret secrets.Ref `yaml:"secret"`
 	// Format is that of the body: certpost (the CloudEvent), slack, teams or pagerduty. Default: certpost.
 	Format string `yaml:"format" enum:"certpost,slack,teams,pagerduty"`
-	// Types are the outcomes to post. Default: all; for slack, teams and pagerduty all but failed.
-	Types []string `yaml:"types" enum:"delivered,deployed,failed,dead,replayed,discarded,restored,skipped,rolled-back"`
+	// Types are the outcomes to post: delivered, deployed, failed, dead, replayed, discarded, restored, skipped, rolled-back.
+	// Default: all; for slack, teams and pagerduty all but failed.
+	Types []string `yaml:"types"`
 	// Targets are those whose outcomes to post. Default: all.
 	Targets []string `yaml:"targets"`
 }

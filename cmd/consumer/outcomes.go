@@ -41,6 +41,9 @@ func (s *instance) newOutcomes(registry prometheus.Registerer) *outcomes {
 func (o *outcomes) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	for _, w := range o.webhooks {
+		w.Prepare(ctx)
+	}
 	wg.Go(func() { o.publisher.Run(ctx) })
 	for _, w := range o.webhooks {
 		wg.Go(func() { w.Run(ctx) })

@@ -43,7 +43,7 @@ func (o FedOutcome) Again(after time.Duration) error { return o.msg.NakWithDelay
 // Fetch waits a while for outcomes, at most n; none is no error. A consumer is created for a webhook that has none, for
 // outcomes from then on.
 func (f *OutcomeFeed) Fetch(ctx context.Context, n int, wait time.Duration) (all []FedOutcome, err error) {
-	if err := f.open(ctx); err != nil {
+	if err := f.Prepare(ctx); err != nil {
 		return nil, err
 	}
 	// A request for several waits until there are as many: the first is waited for, and what is there comes with it.
@@ -77,7 +77,8 @@ func (f *OutcomeFeed) Fetch(ctx context.Context, n int, wait time.Duration) (all
 	return all, nil
 }
 
-func (f *OutcomeFeed) open(ctx context.Context) (err error) {
+// Prepare creates the consumer, if it is missing.
+func (f *OutcomeFeed) Prepare(ctx context.Context) (err error) {
 	if f.c != nil {
 		return nil
 	}

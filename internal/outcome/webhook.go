@@ -30,6 +30,7 @@ const (
 
 // Feed is where a webhook reads the stream; *broker.OutcomeFeed is one.
 type Feed interface {
+	Prepare(context.Context) error
 	Fetch(ctx context.Context, n int, wait time.Duration) ([]broker.FedOutcome, error)
 	State(context.Context) (broker.FeedState, error)
 }
@@ -63,6 +64,13 @@ func (w *Webhook) Run(ctx context.Context) {
 			w.Report(err)
 			backoff.Sleep(ctx, backoff.Jitter(w.pause(w.failures, longestWebhook)))
 		}
+	}
+}
+
+// Prepare makes the webhook's place in the stream, so that it gets what is published from now on.
+func (w *Webhook) Prepare(ctx context.Context) {
+	if err := w.Feed.Prepare(ctx); err != nil && ctx.Err() == nil {
+		w.Report(err) // Run tries again
 	}
 }
 
