@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/webhook"
 )
 
 // newAlerts returns the engine of the section alerts; nil without a mail and a webhook.
@@ -34,7 +35,8 @@ func (s *instance) newAlerts(registry prometheus.Registerer) *alert.Engine {
 		settings.Senders = append(settings.Senders, alert.Sender{Name: "mail", Send: mailAlerts(s.courier, cfg.Mail, s.log)})
 	}
 	if !cfg.Webhook.URL.IsZero() {
-		settings.Senders = append(settings.Senders, alert.Sender{Name: "webhook", Send: cfg.Webhook.open(s.store).Send})
+		receiver := cfg.Webhook.open(s.store)
+		settings.Senders = append(settings.Senders, alert.Sender{Name: "webhook", Send: func(ctx context.Context, m alert.Message) error { return alert.Post(ctx, receiver, m) }})
 	}
 	metrics := newAlertMetrics(registry, settings.Senders)
 	settings.Failed = metrics.failed
@@ -86,30 +88,17 @@ func mailAlerts(courier *delivery.Courier, cfg AlertMail, log zerolog.Logger) fu
 }
 
 // open returns the webhook with its secrets.
-func (w *AlertWebhook) open(store *secrets.Store) alert.Webhook {
-	return alert.Webhook{URL: reader(store, w.URL), Secret: reader(store, w.Secret), Format: alert.Format(w.Format)}
+func (w *AlertWebhook) open(store *secrets.Store) webhook.Receiver {
+	return openWebhook(store, "alerts.webhook", w.URL, w.Secret, w.Format)
 }
 
-// probe checks the webhook: its secrets, and whether the receiver answers. It posts nothing. The mails go
-// through a target, which has checks of its own.
+// probe checks the webhook. The mails go through a target, which has checks of its own.
 func (c *AlertsConfig) probe(ctx context.Context, store *secrets.Store) (found []finding) {
 	w := &c.Webhook
 	if w.URL.IsZero() {
 		return nil
 	}
-	for _, secret := range []struct {
-		what string
-		ref  secrets.Ref
-	}{{"webhook url", w.URL}, {"webhook secret", w.Secret}} {
-		if !secret.ref.IsZero() {
-			found = append(found, secretFindings(ctx, store, "alerts", secret.what, secret.ref)...)
-		}
-	}
-	f := finding{"alerts", "webhook", "ok", "the receiver answers; `certpost alerts test` sends it a message"}
-	if err := w.open(store).Check(ctx); err != nil {
-		f.Status, f.Message = "error", err.Error()
-	}
-	return append(found, f)
+	return probeWebhook(ctx, store, "alerts", "webhook", w.open(store), w.URL, w.Secret, "the receiver answers; `certpost alerts test` sends it a message")
 }
 
 // alertMetrics are the metrics of alerts.

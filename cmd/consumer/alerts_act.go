@@ -162,13 +162,13 @@ func (c *alertsTestCmd) Run(a *app) error {
 		return nil
 	}
 	hook := cfg.Alerts.Webhook.open(store)
-	if err := hook.Send(a.ctx, m); err != nil {
+	if err := alert.Post(a.ctx, hook, m); err != nil {
 		return err
 	}
 	// So that no incident stays open.
 	line.Over, m.ID, m.Firing = now, rand.Text(), nil
 	m.Resolved = []alert.Line{line}
-	if err := hook.Send(a.ctx, m); err != nil {
+	if err := alert.Post(a.ctx, hook, m); err != nil {
 		return err
 	}
 	fmt.Fprintln(a.stdout, "the webhook accepted the message, and another that says that all is over")

@@ -177,6 +177,7 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 	within(func(ctx context.Context) { all = append(all, cfg.Alerts.probe(ctx, store)...) })
+	within(func(ctx context.Context) { all = append(all, cfg.Outcomes.probe(ctx, store)...) })
 	within(func(ctx context.Context) {
 		roots := cfg.courierOptions().Roots()
 		for _, of := range slices.Sorted(maps.Keys(roots)) {

@@ -60,6 +60,8 @@ type Config struct {
 	TargetsDir string `yaml:"targets_dir"`
 	// TargetsFile is one such file. Example: /etc/certpost/targets.yaml.
 	TargetsFile string `yaml:"targets_file"`
+	// Outcomes tell other systems what became of deliveries.
+	Outcomes OutcomesConfig `yaml:"outcomes"`
 	// Alerts are messages by mail or webhook about what needs attention.
 	Alerts AlertsConfig `yaml:"alerts"`
 	// DemoRelay is the SMTP server of `certpost relay`, for trying things out.
@@ -246,6 +248,7 @@ func defaultConfig() *Config {
 		Health:    HealthConfig{ExpiryWarning: expiresSoon},
 		DNS:       DNSConfig{Timeout: 5 * time.Second},
 		Alerts:    defaultAlerts(),
+		Outcomes:  defaultOutcomes(),
 		DemoRelay: defaultDemoRelay(),
 		Log:       LogConfig{Level: "info", Format: "auto"},
 	}
@@ -381,6 +384,7 @@ func (c *Config) validate() []config.Problem {
 	c.DemoRelay.validate(&f)
 	c.Events.validate(&f)
 	c.Alerts.validate(&f)
+	c.Outcomes.validate(&f)
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
 	}

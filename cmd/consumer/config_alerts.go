@@ -3,10 +3,10 @@ package main
 import (
 	"time"
 
-	"github.com/certpost/certpost/internal/alert"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/webhook"
 )
 
 // AlertsConfig is the section alerts: whom certpost run itself tells what needs them, for those
@@ -59,7 +59,7 @@ type AlertWebhook struct {
 }
 
 func defaultAlerts() AlertsConfig {
-	return AlertsConfig{Webhook: AlertWebhook{Format: string(alert.Certpost)}, LetterAge: time.Hour, Expiry: 7 * 24 * time.Hour, NotReady: 5 * time.Minute,
+	return AlertsConfig{Webhook: AlertWebhook{Format: string(webhook.Certpost)}, LetterAge: time.Hour, Expiry: 7 * 24 * time.Hour, NotReady: 5 * time.Minute,
 		GroupWait: 30 * time.Second, Interval: 5 * time.Minute, Repeat: 24 * time.Hour, Health: "old"}
 }
 
@@ -89,46 +89,13 @@ func (c *AlertsConfig) validate(f *findings) {
 }
 
 func (w *AlertWebhook) validate(f *findings) {
-	format := alert.Format(w.Format)
 	if w.URL.IsZero() {
 		if !w.Secret.IsZero() {
 			f.err("alerts.webhook.url", "is required: where the messages go")
 		}
 		return
 	}
-	if err := w.URL.Validate(); err != nil {
-		f.err("alerts.webhook.url", err.Error())
-	} else if text := w.URL.Value.Reveal(); text != nil {
-		if err := alert.CheckURL(string(text)); err != nil {
-			f.err("alerts.webhook.url", err.Error())
-		}
-		if format == alert.Slack || format == alert.Teams {
-			f.warn("alerts.webhook.url", "is in the configuration: whoever reads it can post there; use a secret reference")
-		}
-	}
-	needed := format == alert.Certpost || format == alert.PagerDuty
-	switch {
-	case w.Secret.IsZero() && format == alert.PagerDuty:
-		f.err("alerts.webhook.secret", "is required: the integration key of PagerDuty")
-	case w.Secret.IsZero() && needed:
-		f.err("alerts.webhook.secret", "is required: the receiver verifies with it that a message is from Certpost")
-	case w.Secret.IsZero():
-	case !needed:
-		f.err("alerts.webhook.secret", "has no use with format "+w.Format+": its address is the secret")
-	default:
-		if err := w.Secret.Validate(); err != nil {
-			f.err("alerts.webhook.secret", err.Error())
-			return
-		}
-		if text := w.Secret.Value.Reveal(); text != nil {
-			if err := alert.CheckSecret(format, string(text)); err != nil {
-				f.err("alerts.webhook.secret", err.Error())
-			}
-		}
-		if warning := w.Secret.Warning(); warning != "" {
-			f.warn("alerts.webhook.secret", warning)
-		}
-	}
+	checkWebhook(f, "alerts.webhook", w.URL, w.Secret, webhook.Format(w.Format))
 }
 
 // undefined returns what keeps mails from being sent with these targets.

@@ -295,6 +295,9 @@ func (h *health) examine(ctx context.Context) []check {
 	if h.s.alerts != nil {
 		h.checks = append(h.checks, verdictOn("alerts", "alerts", degraded, h.s.alerts.Health()))
 	}
+	if h.s.outcomes != nil {
+		h.checks = append(h.checks, verdictOn("outcomes", "outcomes", degraded, h.s.runner.Beside()))
+	}
 	now, warning := time.Now(), h.s.cfg.Health.ExpiryWarning
 	if c, there := h.s.keys.health(now); there {
 		h.checks = append(h.checks, c)

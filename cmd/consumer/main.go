@@ -276,6 +276,7 @@ func (c *Config) brokerConfig(ctx context.Context, store *secrets.Store) broker.
 	}
 	b.MaxBytes, b.DuplicateWindow, b.MaxAckPending = c.NATS.MaxBytes.byStream(), c.NATS.DuplicateWindow, c.NATS.MaxAckPending
 	b.LedgerAge = c.NATS.LedgerAge
+	b.Outcomes = c.Outcomes.limits()
 	b.InboxPrefix, b.Domain, b.APIPrefix, b.TrustRequestInfo = c.NATS.InboxPrefix, c.NATS.Domain, c.NATS.APIPrefix, c.NATS.TrustRequestInfo
 	c.auditKeys(&b, store)
 	if !c.NATS.Password.IsZero() {

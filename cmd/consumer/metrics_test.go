@@ -64,7 +64,7 @@ func TestManualMetrics(t *testing.T) {
 	o := bareFixture(t)
 	o.write("token", ingestToken)
 	o.http = ", ingest: {enabled: true, tokens: [{name: ci, token: {file: " + o.path("token") + "}}]}"
-	o.furnish(o.alerts(newReceiver(t)))
+	o.furnish(o.alerts(newReceiver(t)) + "outcomes: {enabled: true}\n")
 	all := o.service.registry.describe(t)
 	var table strings.Builder
 	table.WriteString("\n| metric | type | labels | meaning |\n|---|---|---|---|\n")

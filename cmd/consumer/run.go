@@ -100,6 +100,7 @@ type instance struct {
 	desk     *desk.Desk
 	auditor  *broker.Auditor
 	alerts   *alert.Engine // nil: no alerts are sent
+	outcomes *outcomes     // nil: none are published
 	http     *httpServer
 	health   *health
 	seen     *visitors
@@ -158,6 +159,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 		newDeskMetrics(registry, s.desk, s.broker, s.auditor)
 	}
 	s.alerts = s.newAlerts(registry)
+	s.outcomes = s.newOutcomes(registry)
 	look := dashboard.NewLook(programVersion(), log)
 	s.seen = newVisitors(s.broker, log)
 	guard, server, err := openHTTP(ctx, &cfg.HTTP, s.store, look.Access(), s.seen.record, log)
@@ -247,6 +249,13 @@ func (s *instance) run(ctx context.Context) error {
 	})
 	if s.alerts != nil {
 		wg.Go(func() { s.alerts.Run(ctx) })
+	}
+	if s.outcomes != nil {
+		wg.Go(func() {
+			if service.Until(ctx, func() bool { return s.runner.Ready(ctx) == nil }) == nil {
+				s.outcomes.run(ctx)
+			}
+		})
 	}
 	if s.cfg.NATS.Service && !s.cfg.agent {
 		wg.Go(func() { s.answer(ctx) })

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/certpost/certpost/internal/webhook"
 )
 
 // The manual has every kind, and a body of the form that is sent.
@@ -32,7 +34,7 @@ func TestManual(t *testing.T) {
 	if err := d.Decode(&shown); err != nil {
 		t.Fatalf("the body in the manual: %v", err)
 	}
-	sent, err := shown.body(Certpost, "")
+	sent, err := shown.body(webhook.Certpost, "")
 	if err != nil {
 		t.Fatal(err)
 	}

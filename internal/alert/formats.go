@@ -1,26 +1,19 @@
 package alert
 
 import (
-	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/webhook"
 )
 
-// Format is the form of a webhook's body.
-type Format string
-
-// The formats.
-const (
-	Certpost  Format = "certpost"  // our own, signed as Standard Webhooks
-	Slack     Format = "slack"     // incoming webhooks: text, and blocks of header and section
-	Teams     Format = "teams"     // Workflows: a message with an Adaptive Card
-	PagerDuty Format = "pagerduty" // Events API v2
-)
+// Post sends a message to a receiver.
+func Post(ctx context.Context, to webhook.Receiver, m Message) error {
+	return to.Post(ctx, m.ID, func(secret string) ([]byte, error) { return m.body(to.Format, secret) })
+}
 
 // Subject is the subject of a mail.
 func (m Message) Subject() string {
@@ -67,25 +60,16 @@ func (l Line) mark() string {
 }
 
 // body returns the body of a webhook. routing is PagerDuty's routing key.
-func (m Message) body(f Format, routing string) ([]byte, error) {
+func (m Message) body(f webhook.Format, routing string) ([]byte, error) {
 	switch f {
-	case Slack:
-		return encode(m.slack())
-	case Teams:
-		return encode(m.teams())
-	case PagerDuty:
-		return encode(m.pagerDuty(routing))
+	case webhook.Slack:
+		return webhook.Encode(m.slack())
+	case webhook.Teams:
+		return webhook.Encode(m.teams())
+	case webhook.PagerDuty:
+		return webhook.Encode(m.pagerDuty(routing))
 	}
-	return encode(m.own())
-}
-
-// encode is json.Marshal without the escapes that are for HTML.
-func encode(v any) ([]byte, error) {
-	var w bytes.Buffer
-	e := json.NewEncoder(&w)
-	e.SetEscapeHTML(false)
-	err := e.Encode(v)
-	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), err
+	return webhook.Encode(m.own())
 }
 
 // status is firing or resolved.
@@ -114,21 +98,18 @@ const (
 	slackBlocks  = 50
 )
 
-// slackText escapes what begins a link or a mention in Slack's mrkdwn.
-var slackText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
-
 func (m Message) slack() any {
-	blocks := []object{{"type": "header", "text": object{"type": "plain_text", "text": shorten(m.Subject(), slackHeader)}}}
+	blocks := []object{{"type": "header", "text": object{"type": "plain_text", "text": webhook.Shorten(m.Subject(), slackHeader)}}}
 	section := func(text string) {
 		if len(blocks) < slackBlocks-2 {
-			blocks = append(blocks, object{"type": "section", "text": object{"type": "mrkdwn", "text": shorten(text, slackSection)}})
+			blocks = append(blocks, object{"type": "section", "text": object{"type": "mrkdwn", "text": webhook.Shorten(text, slackSection)}})
 		}
 	}
 	for _, l := range m.Firing {
-		section(fmt.Sprintf("*%s* %s%s\nsince %s\n%s", strings.ToUpper(string(l.Severity)), slackText.Replace(l.Summary), l.mark(), legible.Moment(l.Since), slackText.Replace(l.Advice)))
+		section(fmt.Sprintf("*%s* %s%s\nsince %s\n%s", strings.ToUpper(string(l.Severity)), webhook.SlackText(l.Summary), l.mark(), legible.Moment(l.Since), webhook.SlackText(l.Advice)))
 	}
 	for _, l := range m.Resolved {
-		section("*RESOLVED* after " + lasted(l) + ": " + slackText.Replace(l.Summary))
+		section("*RESOLVED* after " + lasted(l) + ": " + webhook.SlackText(l.Summary))
 	}
 	if m.Omitted > 0 {
 		section(notListed(m.Omitted))
@@ -136,7 +117,7 @@ func (m Message) slack() any {
 	if m.Link != "" {
 		section("<" + m.Link + "|Alerts on the dashboard>")
 	}
-	return object{"text": slackText.Replace(m.Subject()), "blocks": blocks}
+	return object{"text": webhook.SlackText(m.Subject()), "blocks": blocks}
 }
 
 func notListed(n int) string { return fmt.Sprintf("Not listed: %d more.", n) }
@@ -148,7 +129,7 @@ const teamsRoom = 22 << 10
 
 func (m Message) teams() any {
 	block := func(text string, more object) object {
-		b := object{"type": "TextBlock", "text": teamsText.Replace(text), "wrap": true}
+		b := object{"type": "TextBlock", "text": webhook.TeamsText(text), "wrap": true}
 		for key, value := range more {
 			b[key] = value
 		}
@@ -157,7 +138,7 @@ func (m Message) teams() any {
 	body := []object{block(m.Subject(), object{"size": "Medium", "weight": "Bolder"})}
 	left, room := m.Omitted, teamsRoom
 	add := func(blocks ...object) {
-		text, err := encode(blocks)
+		text, err := webhook.Encode(blocks)
 		if room -= len(text); err != nil || room < 0 {
 			left++
 			return
@@ -174,15 +155,8 @@ func (m Message) teams() any {
 	if left > 0 {
 		body = append(body, block(notListed(left), nil))
 	}
-	card := object{"$schema": "http://adaptivecards.io/schemas/adaptive-card.json", "type": "AdaptiveCard", "version": "1.4", "body": body}
-	if m.Link != "" {
-		card["actions"] = []object{{"type": "Action.OpenUrl", "title": "Alerts on the dashboard", "url": m.Link}}
-	}
-	return object{"type": "message", "attachments": []object{{"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": nil, "content": card}}}
+	return webhook.TeamsCard(body, "Alerts on the dashboard", m.Link)
 }
-
-// teamsText escapes Markdown: texts have codes such as SMTP_PERMANENT.
-var teamsText = strings.NewReplacer("_", `\_`, "*", `\*`, "[", `\[`, "]", `\]`)
 
 func teamsColour(s Severity) string {
 	if s == Page {
@@ -205,18 +179,10 @@ func (m Message) pagerDuty(routing string) any {
 	if m.Severity() == Page {
 		severity = "critical"
 	}
-	event["payload"] = object{"summary": shorten(m.Summary(), pagerDutySummary), "source": "certpost", "severity": severity, "timestamp": m.Made.UTC().Format(time.RFC3339),
+	event["payload"] = object{"summary": webhook.Shorten(m.Summary(), pagerDutySummary), "source": "certpost", "severity": severity, "timestamp": m.Made.UTC().Format(time.RFC3339),
 		"component": "certpost", "group": m.Group, "class": string(m.Firing[0].Kind), "custom_details": object{"alerts": m.Firing, "resolved": m.Resolved, "not_listed": m.Omitted}}
 	if m.Link != "" {
 		event["links"] = []object{{"href": m.Link, "text": "Alerts on the dashboard"}}
 	}
 	return event
-}
-
-// shorten cuts a text to a number of characters.
-func shorten(text string, most int) string {
-	if utf8.RuneCountInString(text) <= most {
-		return text
-	}
-	return string([]rune(text)[:most-1]) + "…"
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -13,7 +14,8 @@ import (
 )
 
 // TestRightsOfBackups: with NATS elsewhere, these permissions are enough for a backup and a
-// restore. They stand in docs/upgrading.md.
+// restore. They stand in docs/upgrading.md. A backup has the outcomes, if there are any, and is restored also
+// by a process without them.
 func TestRightsOfBackups(t *testing.T) {
 	t.Parallel()
 	const backup = `"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.SNAPSHOT.*", "$JS.SNAPSHOT.ACK.>"`
@@ -33,9 +35,10 @@ func TestRightsOfBackups(t *testing.T) {
 	{user: restore, password: restore-password, permissions: {publish: [%s], subscribe: ["_INBOX.>"]}}
 ]}}
 `, backup, restore)
+	limits := OutcomeLimits{MaxAge: time.Hour, MaxBytes: 32 << 20}
 	as := func(url, user string) *Broker {
 		t.Helper()
-		b, err := Dial(t.Context(), Config{URL: url, User: user, Password: func() ([]byte, error) { return []byte(user + "-password"), nil }, Replicas: 1}, zerolog.Nop())
+		b, err := Dial(t.Context(), Config{URL: url, User: user, Password: func() ([]byte, error) { return []byte(user + "-password"), nil }, Replicas: 1, Outcomes: limits}, zerolog.Nop())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,9 +54,10 @@ func TestRightsOfBackups(t *testing.T) {
 	if err := as(from.ClientURL(), "backup").BackUp(t.Context(), dir, func(s BackedUp) { streams = append(streams, s) }); err != nil {
 		t.Fatal(err)
 	}
-	if last := streams[len(streams)-1]; len(streams) != 8 || last.Stream != "KV_"+LedgerBucket {
-		t.Errorf("%d streams, the last one is %s, want 8 with the ledger last", len(streams), last.Stream)
+	if last := streams[len(streams)-1]; len(streams) != 9 || last.Stream != "KV_"+LedgerBucket || streams[0].Stream != OutcomesStream {
+		t.Errorf("%d streams, the last one is %s, want 9 with the outcomes first and the ledger last", len(streams), last.Stream)
 	}
+	limits = OutcomeLimits{}
 	restorer := as(to.ClientURL(), "restore")
 	if names, err := restorer.Existing(t.Context()); err != nil || len(names) != 0 {
 		t.Fatalf("an empty account has %v, %v", names, err)
@@ -64,7 +68,12 @@ func TestRightsOfBackups(t *testing.T) {
 	if names, err := restorer.Existing(t.Context()); err != nil || len(names) != 8 {
 		t.Errorf("after the restore: %v, %v", names, err)
 	}
-	if err := as(to.ClientURL(), "certpost").EnsureTopology(t.Context()); err != nil {
+	limits = OutcomeLimits{MaxAge: time.Hour, MaxBytes: 32 << 20}
+	again := as(to.ClientURL(), "certpost")
+	if err := again.EnsureTopology(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if end, err := again.OutcomesEnd(t.Context()); err != nil || end.Sequence != streams[0].Last {
+		t.Errorf("the outcomes end at %d (%v), and in the backup at %d", end.Sequence, err, streams[0].Last)
 	}
 }

@@ -44,6 +44,8 @@ type Config struct {
 	// LedgerAge is how long the ledger keeps an entry after its last change, at least
 	// MinLedgerAge; 0: 400 days, or more if an administrator has set more.
 	LedgerAge time.Duration
+	// Outcomes are the limits of CERTPOST_OUTCOMES; without MaxAge there is no such stream.
+	Outcomes OutcomeLimits
 	// MaxAckPending of all consumers; 0: 1,000, 10,000 for lanes shared by several relays,
 	// or what an administrator has set.
 	MaxAckPending int
@@ -105,6 +107,8 @@ type Broker struct {
 	js     jetstream.JetStream
 
 	denied *denials // to the user of the connection
+
+	outcomesAt atomic.Pointer[OutcomePosition] // that this process has published last
 
 	chain chain // the audit
 	seals seals // what signs it, and the ledger

@@ -100,8 +100,12 @@ type Entry struct {
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 
+	// Past are outcomes that later revisions have replaced, the oldest first.
+	Past []PastOutcome `json:"past_outcomes,omitempty"`
+
 	// Stored is when the server stored this revision, by its clock; set when it is read.
-	Stored time.Time `json:"-"`
+	Stored time.Time    `json:"-"`
+	was    *PastOutcome // the outcome of the revision that was read
 }
 
 // Refuses returns the failure of a delivery of an event whose id was used for another
@@ -318,6 +322,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 		return Entry{}, 0, fmt.Errorf("%w: entry %s (%v): inspect it with `nats kv get %s %s`", ErrUnreadableEntry, key, err, LedgerBucket, key)
 	}
 	e.Stored = kve.Created()
+	e.was = e.outcome(kve.Revision())
 	return e, kve.Revision(), nil
 }
 
@@ -325,6 +330,7 @@ func (l Ledger) Get(ctx context.Context, key string) (Entry, uint64, error) {
 // the new one; ErrClaimLost if it is not. After another error the entry may be stored all
 // the same; the same Put then says so.
 func (l Ledger) Put(ctx context.Context, key string, e Entry, revision uint64) (uint64, error) {
+	e.keepOutcome()
 	value, err := e.stored()
 	if err != nil {
 		return 0, fmt.Errorf("ledger entry %s: %w", key, err)

@@ -184,6 +184,8 @@ func (b *Broker) LatestEntry(ctx context.Context, key string) (Entry, uint64, er
 	case c.Unreadable:
 		return Entry{}, raw.Sequence, fmt.Errorf("%w: entry %s: inspect it with `nats kv get %s %s`", ErrUnreadableEntry, key, LedgerBucket, key)
 	}
+	c.Entry.Stored = raw.Time
+	c.Entry.was = c.Entry.outcome(raw.Sequence)
 	return c.Entry, raw.Sequence, nil
 }
 

@@ -59,7 +59,7 @@ func (b *Broker) SawHost(ctx context.Context, kv jetstream.KeyValue, lane, proce
 // Standstill is a part of the work of one process that makes no progress.
 type Standstill struct {
 	Process string    `json:"process,omitempty"` // host/pid/id, if those of several processes are listed
-	Part    string    `json:"part"`              // topology, consumer, fetch, progress, fanout, ledger, dead_letters, rate, reconcile, stranded
+	Part    string    `json:"part"`              // topology, consumer, fetch, progress, fanout, ledger, dead_letters, rate, reconcile, stranded, outcomes, outcome_webhook
 	Name    string    `json:"name,omitempty"`    // of the lane or relay, if it concerns only one
 	Since   time.Time `json:"since"`
 	Reason  string    `json:"reason"`

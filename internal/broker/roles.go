@@ -89,19 +89,28 @@ func Roles(n RoleNames) []UserRole {
 		roles = append(roles, MailHostRole(n, host))
 	}
 	auditor := role("auditor", "reads letters, deliveries and the audit, and verifies it", requestSubjects(n.Reads)...)
-	auditor.APIPrefix = importedAPI
-	for _, stream := range []string{AuditStream, "KV_" + LedgerBucket} {
-		for _, request := range []string{"STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET."} {
-			to := importedAPI + "." + request + stream
-			auditor.Publish = append(auditor.Publish, to)
-			auditor.Imports = append(auditor.Imports, Import{apiPrefix(n.Domain, n.APIPrefix) + request + stream, to})
-		}
-	}
+	auditor.reads(n, AuditStream, "KV_"+LedgerBucket)
+	outcomes := role("outcomes", "reads what became of deliveries in "+OutcomesStream+", and nothing else")
+	outcomes.reads(n, OutcomesStream)
 	return append(roles,
 		role("operator", "sends all requests of the NATS service: lists, replays, edits, discards, holds", requestSubjects(n.Requests)...),
 		auditor,
 		role("dashboard", "a program that shows dead letters and deliveries, and changes nothing", requestSubjects(n.Reads)...),
+		outcomes,
 	)
+}
+
+// reads lets a role of another account read streams, by sequence and by subject. It may make no consumer: the messages of
+// one go to whatever subject its maker names, in Certpost's account.
+func (r *UserRole) reads(n RoleNames, streams ...string) {
+	r.APIPrefix = importedAPI
+	for _, stream := range streams {
+		for _, request := range []string{"STREAM.INFO.", "STREAM.MSG.GET.", "DIRECT.GET."} {
+			to := importedAPI + "." + request + stream
+			r.Publish = append(r.Publish, to)
+			r.Imports = append(r.Imports, Import{apiPrefix(n.Domain, n.APIPrefix) + request + stream, to})
+		}
+	}
 }
 
 // importedAPI is the prefix of JetStream's subjects in accounts that import some from Certpost's.
@@ -162,14 +171,14 @@ func MailHostRole(n RoleNames, host MailHost) UserRole {
 // CertpostRole is what the program itself needs.
 func CertpostRole(n RoleNames) UserRole {
 	r := role("certpost", "the program: creates its streams, delivers, answers requests",
-		hostOrderSubject("*"), EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject)
+		hostOrderSubject("*"), EventSubject, EventSubject+".>", DeliveryPrefix+"*.*", DeadLetterPrefix+"*.*.*.*", auditPrefix+">", manifestSubject, OutcomePrefix+"*", outcomePosition)
 	r.Imports = nil
 	r.apiPrefix = apiPrefix(n.Domain, n.APIPrefix)
 	api, kv := apiSubjects(r.apiPrefix)
 	for _, bucket := range []string{LedgerBucket, RelaysBucket, DeskBucketName} {
 		r.Publish = append(r.Publish, kv+bucket+".>")
 	}
-	for _, stream := range []string{EventsStream, DeliveriesStream, ManifestStream, DeadLettersStream, AuditStream,
+	for _, stream := range []string{EventsStream, DeliveriesStream, ManifestStream, DeadLettersStream, AuditStream, OutcomesStream,
 		"KV_" + LedgerBucket, "KV_" + RelaysBucket, "KV_" + DeskBucketName} {
 		r.Publish = append(r.Publish,
 			api+"STREAM.CREATE."+stream, api+"STREAM.UPDATE."+stream, api+"STREAM.INFO."+stream, api+"STREAM.MSG.GET."+stream,
@@ -180,10 +189,10 @@ func CertpostRole(n RoleNames) UserRole {
 		if stream == DeliveriesStream || stream == DeadLettersStream {
 			r.Publish = append(r.Publish, api+"STREAM.MSG.DELETE."+stream)
 		}
-		if stream == EventsStream || stream == DeliveriesStream || strings.HasPrefix(stream, "KV_") {
+		if stream == EventsStream || stream == DeliveriesStream || stream == OutcomesStream || strings.HasPrefix(stream, "KV_") {
 			r.Publish = append(r.Publish, api+"CONSUMER.*."+stream, api+"CONSUMER.*."+stream+".>", api+"CONSUMER.MSG.NEXT."+stream+".*")
 		}
-		if stream == EventsStream || stream == DeliveriesStream {
+		if stream == EventsStream || stream == DeliveriesStream || stream == OutcomesStream {
 			r.Publish = append(r.Publish, "$JS.ACK."+stream+".>", "$JS.ACK.*.*."+stream+".>") // in both formats of servers
 		}
 		if strings.HasPrefix(stream, "KV_") {

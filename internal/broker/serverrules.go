@@ -33,13 +33,16 @@ func (b *Broker) keptStream(have, want jetstream.StreamConfig) jetstream.StreamC
 	if b.cfg.MaxBytes[want.Name] != 0 { // otherwise any limit is safe: a full stream refuses, and drops nothing
 		out.MaxBytes = want.MaxBytes
 	}
+	if want.Name == OutcomesStream { // its limits are those of the configuration: it drops what is older
+		out.MaxBytes = want.MaxBytes
+	}
 	if b.cfg.DuplicateWindow != 0 || have.Duplicates < minDuplicates {
 		out.Duplicates = want.Duplicates
 	}
 	if have.Replicas < want.Replicas {
 		out.Replicas = want.Replicas
 	}
-	set := b.cfg.LedgerAge != 0 && want.Name == "KV_"+LedgerBucket
+	set := b.cfg.LedgerAge != 0 && want.Name == "KV_"+LedgerBucket || want.Name == OutcomesStream
 	if set || want.MaxAge == 0 || have.MaxAge != 0 && have.MaxAge < want.MaxAge {
 		out.MaxAge = want.MaxAge
 	}

@@ -22,6 +22,7 @@ const (
 	DeadLettersStream = "CERTPOST_DEAD_LETTERS"
 	AuditStream       = "CERTPOST_AUDIT"
 	ManifestStream    = "CERTPOST_MANIFEST"
+	OutcomesStream    = "CERTPOST_OUTCOMES"
 	LedgerBucket      = "CERTPOST_LEDGER"
 	RelaysBucket      = "CERTPOST_RELAYS"
 	DeskBucketName    = "CERTPOST_DESK"
@@ -29,6 +30,7 @@ const (
 	EventSubject       = "certificate.issued"
 	DeliveryPrefix     = "certpost.delivery."
 	DeadLetterPrefix   = "certpost.dead."
+	OutcomePrefix      = "certpost.outcome."
 	auditPrefix        = "certpost.audit."
 	manifestSubject    = "certpost.manifest"
 	FanoutConsumer     = "fanout"
@@ -146,7 +148,14 @@ func (b *Broker) streams() []jetstream.StreamConfig {
 		}
 		deliveries.DenyPurge, ledger.DenyPurge = true, true
 	}
-	return []jetstream.StreamConfig{events, deliveries, manifest, dead, audit, ledger, relays, desk}
+	all := []jetstream.StreamConfig{events, deliveries, manifest, dead, audit, ledger, relays, desk}
+	if limits := b.cfg.Outcomes; limits.MaxAge > 0 {
+		outcomes := base(OutcomesStream, "what became of deliveries, for other systems", OutcomePrefix+"*", outcomePosition)
+		outcomes.MaxAge, outcomes.MaxBytes, outcomes.Discard = limits.MaxAge, limits.MaxBytes, jetstream.DiscardOld
+		outcomes.AllowAtomicPublish = true
+		all = append(all, outcomes)
+	}
+	return all
 }
 
 // EnsureTopology creates missing streams and the fan-out consumer, updates those that
@@ -160,6 +169,9 @@ func (b *Broker) EnsureTopology(ctx context.Context) error {
 		if err := b.ensureStream(ctx, want); err != nil {
 			return err
 		}
+	}
+	if err := b.BeginOutcomes(ctx); err != nil {
+		return err
 	}
 	return b.EnsureConsumer(ctx, EventsStream, jetstream.ConsumerConfig{
 		Durable: FanoutConsumer, Description: "events to deliveries", MaxAckPending: b.LaneAckPending(""),

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/alert"
@@ -60,6 +61,10 @@ func standsStill(s broker.Standstill) alert.Condition {
 	what := s.Part
 	if s.Name != "" {
 		what += "/" + s.Name
+	}
+	if strings.HasPrefix(s.Part, "outcome") {
+		return alert.Condition{Kind: alert.Standstill, Name: what, Severity: alert.Ticket, Since: s.Since,
+			Summary: fmt.Sprintf("Other systems do not get outcomes (%s).", what), Advice: "Deliveries go on. The overview page, /healthz and the log say since when and why."}
 	}
 	return alert.Condition{Kind: alert.Standstill, Name: what, Severity: alert.Page, Since: s.Since,
 		Summary: fmt.Sprintf("Events or deliveries do not move (%s).", what), Advice: "The overview page, /healthz and the log say since when and why."}

@@ -27,7 +27,7 @@ var laneWords = []struct{ state, words string }{
 var standstillWords = map[string]string{
 	"topology": "streams and consumers", "consumer": "consumer of a lane", "fetch": "fetching deliveries", "progress": "handing out deliveries",
 	"fanout": "resolving events", "ledger": "ledger", "dead_letters": "storing dead letters", "rate": "counting mails", "reconcile": "comparing the streams",
-	"stranded": "moving deliveries",
+	"stranded": "moving deliveries", "outcomes": "publishing outcomes", "outcome_webhook": "webhook of outcomes",
 }
 
 // StandstillWords says what a standstill's part is; a part of another version is shown as it

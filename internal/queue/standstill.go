@@ -39,7 +39,14 @@ const (
 	partRate        = "rate"         // the mails to a relay cannot be counted
 	partReconcile   = "reconcile"    // the manifest cannot be compared with the streams
 	partStranded    = "stranded"     // stranded or stray deliveries cannot be settled
+
+	// PartOutcomes and PartOutcomeWebhook are beside the deliveries, which go on without them.
+	PartOutcomes       = "outcomes"        // outcomes cannot be published to their stream
+	PartOutcomeWebhook = "outcome_webhook" // a webhook does not take outcomes
 )
+
+// besideParts keep neither events nor deliveries from moving: the process is degraded, and ready.
+var besideParts = []string{PartOutcomes, PartOutcomeWebhook}
 
 // The steps of the fan-out that fail by themselves.
 const (
@@ -52,7 +59,7 @@ const (
 // are named, and there may be any number of them.
 const placesAtOnce = 1000
 
-var standstillParts = []string{partTopology, partConsumer, partFetch, partProgress, partFanout, partLedger, partDeadLetters, partRate, partReconcile, partStranded}
+var standstillParts = []string{partTopology, partConsumer, partFetch, partProgress, partFanout, partLedger, partDeadLetters, partRate, partReconcile, partStranded, PartOutcomes, PartOutcomeWebhook}
 
 // standstills knows which parts of the work fail, and since when. Every loop that tries
 // again without limit reports its failures and successes here, so that none can fail for
@@ -158,9 +165,21 @@ func (s *standstills) unlogged() (began []broker.Standstill, ended []string) {
 
 // Moving returns nil if nothing has kept events or deliveries from moving for longer than
 // a minute, otherwise what stands still, since when and why.
-func (r *Runner) Moving() error {
+func (r *Runner) Moving() error { return r.stands(false) }
+
+// Beside returns nil if nothing beside events and deliveries has failed for longer than a minute, otherwise
+// what, since when and why.
+func (r *Runner) Beside() error { return r.stands(true) }
+
+// Report records the result of work that another package does, for a part of besideParts.
+func (r *Runner) Report(part, name string, err error) { r.standstills.report(part, name, err) }
+
+func (r *Runner) stands(beside bool) error {
 	var parts []string
 	for _, s := range r.standstills.current() {
+		if slices.Contains(besideParts, s.Part) != beside {
+			continue
+		}
 		parts = append(parts, fmt.Sprintf("%s (for %s): %s", place{s.Part, s.Name}, r.standstills.now().Sub(s.Since).Round(time.Second), s.Reason))
 	}
 	if parts == nil {
@@ -175,8 +194,11 @@ func (r *Runner) watchStandstills(ctx context.Context) {
 	for ctx.Err() == nil {
 		began, ended := r.standstills.unlogged()
 		for _, s := range began {
-			r.log.Error().Str("part", s.Part).Str("name", s.Name).Time("since", s.Since).Str("reason", s.Reason).
-				Msg("standstill: events or deliveries do not move; certpost goes on trying, and is unhealthy until it succeeds")
+			text := "standstill: events or deliveries do not move; certpost goes on trying, and is unhealthy until it succeeds"
+			if slices.Contains(besideParts, s.Part) {
+				text = "standstill: outcomes do not move; deliveries do, and certpost goes on trying"
+			}
+			r.log.Error().Str("part", s.Part).Str("name", s.Name).Time("since", s.Since).Str("reason", s.Reason).Msg(text)
 		}
 		for _, what := range ended {
 			r.log.Info().Str("part", what).Msg("the standstill has ended")

@@ -1,48 +1,212 @@
-// Package webhook has the keys of signed webhooks, for those that Certpost sends and for those that it receives.
+// Package webhook posts messages to receivers of others: signed as Standard Webhooks describe it, or in
+// the form that Slack, Microsoft Teams and PagerDuty take, whose addresses or keys are the secret. It also has the rules
+// for the keys of signed webhooks, those that are received among them.
 package webhook
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// MinKey is the length of the shortest key that proves a sender, in bytes: guesses are not throttled.
-const MinKey = 16
+// Format is the form of a body.
+type Format string
 
-// prefix is what secrets of Standard Webhooks begin with; base64 follows.
-const prefix = "whsec_"
+// The formats.
+const (
+	Certpost  Format = "certpost"  // our own, signed as Standard Webhooks
+	Slack     Format = "slack"     // incoming webhooks: text, and blocks of header and section
+	Teams     Format = "teams"     // Workflows: a message with an Adaptive Card
+	PagerDuty Format = "pagerduty" // Events API v2
+)
 
-// StandardKey returns the key in a secret of Standard Webhooks: whsec_ and base64, else any text as it is. The error says
-// what is wrong with the secret, and quotes nothing of it.
-func StandardKey(secret string) ([]byte, error) {
-	encoded, ok := strings.CutPrefix(secret, prefix)
-	if !ok {
-		return TextKey(secret)
-	}
-	key, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return nil, errors.New("begins with whsec_, but what follows is not base64")
-	}
-	return longEnough(key)
+// NeedsSecret reports whether bodies of the format are signed, or have a key in them. With the others the
+// address is the secret.
+func (f Format) NeedsSecret() bool { return f == Certpost || f == PagerDuty }
+
+// Receiver is where messages go, with POST.
+type Receiver struct {
+	// Setting is where it stands in the configuration, such as alerts.webhook. Errors begin with it.
+	Setting string
+	// URL and Secret read the address and the key. Both are secrets: with services such as Slack the address is all that
+	// it takes to post.
+	URL, Secret func(ctx context.Context) (string, error)
+	Format      Format           // signs the bodies of Certpost
+	ContentType string           // "": application/json
+	Client      *http.Client     // nil: NewClient
+	Now         func() time.Time // nil: time.Now
 }
 
-// Base64Key returns the key in a secret that is base64, such as those of step-ca.
-func Base64Key(secret string) ([]byte, error) {
-	key, err := base64.StdEncoding.DecodeString(secret)
-	if err != nil {
-		return nil, errors.New("is not base64")
-	}
-	return longEnough(key)
+const (
+	// patience bounds one request.
+	patience = 20 * time.Second
+	// answerRead is how much of an answer is read, in bytes, so that the connection can be used again.
+	answerRead = 64 << 10
+	// maxBody is the size of the largest body, in bytes: PagerDuty takes no more.
+	maxBody = 512 << 10
+)
+
+// NewClient returns a client that follows no redirects: a request is signed for one receiver.
+func NewClient() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxResponseHeaderBytes = answerRead
+	return &http.Client{Transport: transport, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-// TextKey returns a secret that is used as it is.
-func TextKey(secret string) ([]byte, error) { return longEnough([]byte(secret)) }
-
-func longEnough(key []byte) ([]byte, error) {
-	if len(key) < MinKey {
-		return nil, fmt.Errorf("is too short: its key has %d bytes, want at least %d", len(key), MinKey)
+// CheckURL returns what is wrong with the address of a webhook. It does not quote it.
+func CheckURL(address string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return errors.New("is not an address such as https://hooks.example.com/certpost")
 	}
-	return key, nil
+	if u.User != nil {
+		return errors.New("has a user name or a password: use secret, or a path that is hard to guess")
+	}
+	if host := u.Hostname(); u.Scheme == "http" && host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return errors.New("begins with http://: other machines are reached only by https")
+	}
+	return nil
+}
+
+// CheckSecret returns what is wrong with the secret for a format.
+func CheckSecret(f Format, secret string) error {
+	switch {
+	case f == Certpost:
+		_, err := StandardKey(secret)
+		return err
+	case f == PagerDuty && len(secret) != 32:
+		return errors.New("is not an integration key of PagerDuty: want 32 characters")
+	}
+	return nil
+}
+
+// Post posts a message. id tells messages apart, and is the same for each try, so that a receiver
+// notices one that it has already. body makes the body; it gets the secret, because that of PagerDuty is part of
+// it. The error has neither the address nor what the receiver answered.
+func (w Receiver) Post(ctx context.Context, id string, body func(secret string) ([]byte, error)) error {
+	address, secret, err := w.secrets(ctx)
+	if err != nil {
+		return err
+	}
+	content, err := body(secret)
+	if err != nil {
+		return fmt.Errorf("%s: make the body: %w", w.Setting, err)
+	}
+	if len(content) > maxBody {
+		return fmt.Errorf("%s: the body has %d bytes, and at most %d can be sent", w.Setting, len(content), maxBody)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(content))
+	if err != nil {
+		return errors.New(w.Setting + ".url cannot be used")
+	}
+	req.Header.Set("Content-Type", cmp.Or(w.ContentType, "application/json"))
+	req.Header.Set("User-Agent", "certpost")
+	if w.Format == Certpost {
+		key, err := StandardKey(secret)
+		if err != nil {
+			return fmt.Errorf("%s.secret: the secret %w", w.Setting, err)
+		}
+		w.sign(req.Header, id, key, content)
+	}
+	client := w.Client
+	if client == nil {
+		client = defaultClient
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err))
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, answerRead)) // only to use the connection again
+	switch code := resp.StatusCode; {
+	case code >= 200 && code < 300:
+		return nil
+	case code >= 300 && code < 400:
+		return fmt.Errorf("%s: the receiver redirects (%d), and redirects are not followed: set %s.url to the new address", w.Setting, code, w.Setting)
+	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusNotFound, code == http.StatusGone:
+		return fmt.Errorf("%s: the receiver refused the message (%d): check %s.url and secret", w.Setting, code, w.Setting)
+	default:
+		return fmt.Errorf("%s: the receiver did not take the message (%d %s)", w.Setting, code, http.StatusText(code))
+	}
+}
+
+var defaultClient = NewClient()
+
+// secrets reads the address and the secret.
+func (w Receiver) secrets(ctx context.Context) (address, secret string, err error) {
+	if address, err = w.URL(ctx); err != nil {
+		return "", "", fmt.Errorf("%s.url: %w", w.Setting, err)
+	}
+	address = strings.TrimSpace(address)
+	if err := CheckURL(address); err != nil {
+		return "", "", fmt.Errorf("%s.url %w", w.Setting, err)
+	}
+	if w.Secret == nil {
+		return address, "", nil
+	}
+	if secret, err = w.Secret(ctx); err != nil {
+		return "", "", fmt.Errorf("%s.secret: %w", w.Setting, err)
+	}
+	secret = strings.TrimSpace(secret)
+	if err := CheckSecret(w.Format, secret); err != nil {
+		return "", "", fmt.Errorf("%s.secret %w", w.Setting, err)
+	}
+	return address, secret, nil
+}
+
+// Check reads the address and the secret, and connects to the receiver; it sends no request.
+func (w Receiver) Check(ctx context.Context) error {
+	address, _, err := w.secrets(ctx)
+	if err != nil {
+		return err
+	}
+	client := w.Client
+	if client == nil {
+		client = defaultClient
+	}
+	// OPTIONS posts nothing, and whatever is answered says that there is a receiver.
+	req, err := http.NewRequestWithContext(ctx, http.MethodOptions, address, nil)
+	if err != nil {
+		return errors.New(w.Setting + ".url cannot be used")
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err))
+	}
+	return resp.Body.Close()
+}
+
+// withoutAddress returns the reason of an error of net/http, which begins with the address.
+func withoutAddress(err error) error {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// sign sets the headers of Standard Webhooks.
+func (w Receiver) sign(h http.Header, id string, key, body []byte) {
+	now := time.Now
+	if w.Now != nil {
+		now = w.Now
+	}
+	at := strconv.FormatInt(now().Unix(), 10)
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(id + "." + at + "."))
+	mac.Write(body)
+	h.Set("Webhook-Id", id)
+	h.Set("Webhook-Timestamp", at)
+	h.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 }

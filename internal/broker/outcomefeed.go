@@ -1,0 +1,122 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// outcomeConsumerPrefix begins the names of the consumers with which webhooks read outcomes.
+const outcomeConsumerPrefix = "webhook-"
+
+// maxOutcomesPending bounds the outcomes of one webhook that wait for another try or are being sent.
+const maxOutcomesPending = 200
+
+// OutcomeFeed reads CERTPOST_OUTCOMES for one webhook. All processes share its consumer.
+type OutcomeFeed struct {
+	b    *Broker
+	name string
+	c    jetstream.Consumer // nil: not known, or gone
+}
+
+// OutcomeFeed returns the feed of a webhook.
+func (b *Broker) OutcomeFeed(webhook string) *OutcomeFeed {
+	return &OutcomeFeed{b: b, name: outcomeConsumerPrefix + webhook}
+}
+
+// FedOutcome is one outcome from a feed. It comes again until Done.
+type FedOutcome struct {
+	Data  []byte
+	Tries uint64 // this one included
+	msg   jetstream.Msg
+}
+
+// Done says that the webhook has it.
+func (o FedOutcome) Done(ctx context.Context) error { return o.msg.DoubleAck(ctx) }
+
+// Again has it come again after a time.
+func (o FedOutcome) Again(after time.Duration) error { return o.msg.NakWithDelay(after) }
+
+// Fetch waits a while for outcomes, at most n; none is no error. A consumer is created for a webhook that has none, for
+// outcomes from then on.
+func (f *OutcomeFeed) Fetch(ctx context.Context, n int, wait time.Duration) (all []FedOutcome, err error) {
+	if err := f.Prepare(ctx); err != nil {
+		return nil, err
+	}
+	// A request for several waits until there are as many: the first is waited for, and what is there comes with it.
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	batch, err := f.c.Fetch(1, jetstream.FetchContext(waiting))
+	for more := true; err == nil; {
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				continue // no message of a stream
+			}
+			all = append(all, FedOutcome{Data: m.Data(), Tries: meta.NumDelivered, msg: m})
+		}
+		if err = batch.Error(); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = nil // nothing came
+		}
+		if err != nil || len(all) == 0 || len(all) >= n || !more {
+			break
+		}
+		more = false
+		batch, err = f.c.FetchNoWait(n - len(all))
+	}
+	if err != nil && len(all) == 0 {
+		f.c = nil
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("consumer %s on %s: %w", f.name, OutcomesStream, err)
+	}
+	return all, nil
+}
+
+// Prepare creates the consumer, if it is missing.
+func (f *OutcomeFeed) Prepare(ctx context.Context) (err error) {
+	if f.c != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if err := f.b.EnsureConsumer(ctx, OutcomesStream, jetstream.ConsumerConfig{Durable: f.name, Description: "outcomes for a webhook",
+		FilterSubject: OutcomePrefix + "*", DeliverPolicy: jetstream.DeliverNewPolicy, MaxAckPending: maxOutcomesPending}); err != nil {
+		return err
+	}
+	if f.c, err = f.b.js.Consumer(ctx, OutcomesStream, f.name); err != nil {
+		return fmt.Errorf("consumer %s on %s: %w", f.name, OutcomesStream, err)
+	}
+	return nil
+}
+
+// FeedState is how far a webhook is behind.
+type FeedState struct {
+	Waiting uint64 // outcomes that it does not have
+	Dropped uint64 // of which it will never get: the stream's limits have removed them
+}
+
+// State asks the server how far the webhook is behind.
+func (f *OutcomeFeed) State(ctx context.Context) (s FeedState, err error) {
+	stream, err := f.b.js.Stream(ctx, OutcomesStream)
+	if err != nil {
+		return s, fmt.Errorf("stream %s: %w", OutcomesStream, err)
+	}
+	c, err := f.b.js.Consumer(ctx, OutcomesStream, f.name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("consumer %s on %s: %w", f.name, OutcomesStream, err)
+	}
+	info, first := c.CachedInfo(), stream.CachedInfo().State.FirstSeq
+	s.Waiting = info.NumPending + uint64(max(info.NumAckPending, 0))
+	if read := info.Delivered.Stream; first > read+1 && s.Waiting > 0 {
+		s.Dropped = first - read - 1
+	}
+	return s, nil
+}
