@@ -134,9 +134,9 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 		return err
 	}
 	err = printList(a, c.Output, answer.Groups, none(c.isSet()),
-		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
+		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "TO FIX", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
 		func(g desk.Group, _ bool) []string {
-			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, when(g.Last), fmt.Sprint(g.TargetCount),
+			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, shorten(g.ToFix, 40), when(g.Last), fmt.Sprint(g.TargetCount),
 				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
 		}, desk.GroupTable)
 	if err == nil && c.Output == "table" {
@@ -205,7 +205,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 	if h := d.Hold; h != nil {
 		fields = append(fields, [2]string{"Held", fmt.Sprintf("by %s since %s: %s", h.Shown(), when(h.Since), h.Reason)})
 	}
-	fields = append(fields, [2]string{"Replay run", d.Letter.Run}, [2]string{"Cause", d.Cause}, [2]string{"What to do", d.Remedy}, [2]string{"Group", d.Fingerprint})
+	fields = append(fields, [2]string{"Replay run", d.Letter.Run}, [2]string{"Cause", d.Cause}, [2]string{"To fix", d.ToFix}, [2]string{"What to do", d.Remedy}, [2]string{"Group", d.Fingerprint})
 	if d.Siblings > 0 {
 		fields = append(fields, [2]string{"Same cause", fmt.Sprint(d.Siblings)})
 	}

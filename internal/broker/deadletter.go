@@ -47,6 +47,7 @@ const (
 	HeaderRecipients     = "Certpost-Recipients"
 	HeaderRollback       = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
 	headerSecrets        = "Certpost-Secret-Versions"
+	headerToFix          = "Certpost-To-Fix"
 	HeaderReplaySubject  = "Certpost-Replay-Subject"
 	headerRestoredFrom   = "Certpost-Restored-From"
 )
@@ -176,6 +177,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderFirstAttempt, timeText(d.First))
 	set(HeaderLastAttempt, timeText(d.Last))
 	set(HeaderCertainty, string(d.Certainty))
+	set(headerToFix, d.ToFix)
 	set(HeaderRollback, string(verdict.RollbackOf(d.Outcome, d.Lane)))
 	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
@@ -202,6 +204,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 			Reply:        h.Get(headerReply),
 			Certainty:    verdict.Certainty(h.Get(HeaderCertainty)),
 			Rollback:     verdict.Rollback(h.Get(HeaderRollback)),
+			ToFix:        h.Get(headerToFix),
 		},
 		Sequence: raw.Sequence, Subject: raw.Subject, Time: raw.Time, Body: raw.Data, Event: h.Get(HeaderEventID), Target: h.Get(HeaderTarget), Lane: h.Get(HeaderLane), ReplaySubject: h.Get(HeaderReplaySubject), Secrets: h.Get(headerSecrets), TraceParent: h.Get("traceparent"),
 	}

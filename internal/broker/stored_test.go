@@ -87,6 +87,10 @@ func TestStoredFormsStay(t *testing.T) {
 		t.Errorf("the letter of a mail has %s %q", HeaderRollback, rollback)
 	}
 	written.Del(HeaderRollback)
+	letter.ToFix = "vault:secret/smtp#password" // another
+	if again := parseDeadLetter(&jetstream.RawStreamMsg{Subject: letter.Subject, Header: letter.message("id").Header}); again.ToFix != letter.ToFix {
+		t.Errorf("read that %q is to be fixed", again.ToFix)
+	}
 	if !maps.EqualFunc(written, headers, func(a, b []string) bool { return a[0] == b[0] }) {
 		t.Errorf("written %v, want %v", written, headers)
 	}

@@ -22,7 +22,7 @@ func TestReplayOne(t *testing.T) {
 	o := openOffice(t, officeConfig{})
 	o.dies("a.example.com")
 	v := o.visitor()
-	v.opens("/").says("it adds up", "The relay permanently refused a recipient.", "1 letter")
+	v.opens("/").says("it adds up", "The relay permanently refused a recipient: example.com", "1 letter")
 	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Correct the address in the target", "certpost dead-letters replay 1")
 	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")

@@ -228,7 +228,7 @@ func (p *pages) group(r *request) (view, error) {
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path
-	return view{template: "group", title: "Cause: " + groups[0].Cause, data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
+	return view{template: "group", title: "Cause: " + groups[0].Title(), data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // listing returns the shell commands that print the same list.

@@ -133,7 +133,8 @@ func tokenFailure(ctx context.Context, o OAuth2, err error) *verdict.Failure {
 	f := &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Certainty: verdict.NotSent}, Cause: ctx.Err()}
 	endpoint := "the token endpoint"
 	if u, err := url.Parse(o.TokenURL); err == nil {
-		endpoint += " at " + legible.Clean(u.Host, 100)
+		f.ToFix = legible.Clean(u.Host, 100)
+		endpoint += " at " + f.ToFix
 	}
 	refused, answered := errors.AsType[*oauth2.RetrieveError](err)
 	var network interface{ Timeout() bool }

@@ -201,7 +201,12 @@ func (c *Courier) fromEvent(ctx context.Context, ev *events.Event, r *events.Ref
 	}
 	s, err := c.store.OfEvent(ctx, may.secrets, ref)
 	if err != nil {
-		return ref, secrets.Secret{}, secretFailure(err)
+		failure := secretFailure(err)
+		if failure.Code == verdict.SecretDenied {
+			// Each event names another secret; what has to be allowed is their directory.
+			failure.ToFix = directoryOf(failure.ToFix)
+		}
+		return ref, secrets.Secret{}, failure
 	}
 	return ref, s, nil
 }
@@ -210,13 +215,29 @@ func (c *Courier) fromEvent(ctx context.Context, ev *events.Event, r *events.Ref
 // texts are those of Certpost and contain no secret.
 func secretFailure(err error) *verdict.Failure {
 	f := verdict.Fail(verdict.SecretUnavailable, verdict.PhaseSecrets, err.Error()).Because(err)
+	of, known := errors.AsType[*secrets.Error](err)
+	if known {
+		f.ToFix = of.Ref
+	}
 	switch {
 	case errors.Is(err, secrets.ErrNotFound):
 		f.Code = verdict.SecretNotFound
 	case errors.Is(err, secrets.ErrDenied):
 		f.Code = verdict.SecretDenied
+	case known:
+		f.ToFix, _, _ = strings.Cut(of.Ref, ":") // the store that does not respond
 	}
 	return f
+}
+
+// directoryOf returns a reference without the last part of its path: vault:secret/certs/ of
+// vault:secret/certs/a#private_key. A reference without a path is returned as it is.
+func directoryOf(ref string) string {
+	path, _, _ := strings.Cut(ref, "#")
+	if i := strings.LastIndex(path, "/"); i >= 0 {
+		return path[:i+1]
+	}
+	return ref
 }
 
 // asFailure returns the verdict in an error of this package or of payload.

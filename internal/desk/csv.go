@@ -20,7 +20,7 @@ type Table[T any] struct {
 // LetterTable is the table of dead letters.
 var LetterTable = Table[Letter]{
 	Name:    "dead-letters",
-	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group"},
+	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group", "to_fix"},
 	Cells: func(l Letter) []string {
 		var cn, serial, expires string
 		if c := l.Certificate; c != nil {
@@ -28,17 +28,17 @@ var LetterTable = Table[Letter]{
 		}
 		return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
 			strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
-			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint}
+			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint, l.ToFix}
 	},
 }
 
 // GroupTable is the table of groups.
 var GroupTable = Table[Group]{
 	Name:    "dead-letter-groups",
-	Columns: []string{"group", "code", "phase", "lane", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy"},
+	Columns: []string{"group", "code", "phase", "lane", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy", "to_fix"},
 	Cells: func(g Group) []string {
 		return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Lane, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
-			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy}
+			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy, g.ToFix}
 	},
 }
 

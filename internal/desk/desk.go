@@ -41,7 +41,7 @@ type Previewer interface {
 // outside: escape them.
 type Letter struct {
 	broker.DeadLetter                      // without the body
-	Fingerprint       string               `json:"fingerprint"` // of the cause: code, phase, relay, enhanced code
+	Fingerprint       string               `json:"fingerprint"` // of the cause, see fingerprintOf
 	Certificate       *verdict.Certificate `json:"certificate,omitempty"`
 	Hold              *broker.Hold         `json:"hold,omitempty"`
 	Superseded        *Superseded          `json:"superseded,omitempty"`
@@ -64,6 +64,7 @@ type Group struct {
 	Phase         verdict.Phase `json:"phase"`
 	Lane          string        `json:"lane,omitempty"`
 	EnhancedCode  string        `json:"enhanced_code,omitempty"`
+	ToFix         string        `json:"to_fix,omitempty"` // target, reference of a secret, domain or source; "": the lane, or all
 	Count         int           `json:"count"`
 	Held          int           `json:"held"`
 	Superseded    int           `json:"superseded"`

@@ -31,7 +31,8 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	}
 	out.DeadLetter = there
 	out.Body = nil
-	out.Letter.Fingerprint = Fingerprint(there.Code, there.Phase, there.Lane, there.EnhancedCode)
+	out.ToFix = toFix(&there)
+	out.Letter.Fingerprint = fingerprintOf(&there)
 	out.Cause, out.Remedy = Explain(there.Code, there.Phase, adviceOf(there.Code, there.Phase, there.Reason))
 	if leaf, ok := leafOf(there.Body); ok {
 		out.Certificate = leaf.Value().certificate()

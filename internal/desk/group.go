@@ -19,6 +19,7 @@ type group struct {
 	code            verdict.Code
 	phase           verdict.Phase
 	lane, enhanced  string
+	toFix           string
 	label           string // of the fields above, for text search
 	byNumber        orderedIndex
 	byExpiry        orderedIndex
@@ -36,17 +37,17 @@ const maxTargets = 20
 
 func newGroup(d *broker.DeadLetter) *group {
 	return emptyGroup(&group{
-		fingerprint: Fingerprint(d.Code, d.Phase, d.Lane, d.EnhancedCode),
+		fingerprint: fingerprintOf(d),
 		code:        verdict.Code(strings.Clone(string(d.Code))), phase: verdict.Phase(strings.Clone(string(d.Phase))),
-		lane: strings.Clone(d.Lane), enhanced: strings.Clone(d.EnhancedCode),
-		label: strings.Join([]string{string(d.Code), string(d.Code.Class()), string(d.Phase), d.Lane, d.EnhancedCode}, " "),
+		lane: strings.Clone(d.Lane), enhanced: strings.Clone(d.EnhancedCode), toFix: strings.Clone(toFix(d)),
+		label: strings.Join([]string{string(d.Code), string(d.Code.Class()), string(d.Phase), d.Lane, d.EnhancedCode, toFix(d)}, " "),
 	})
 }
 
 // emptyGroup returns a group of the same cause without letters.
 func emptyGroup(g *group) *group {
 	return &group{
-		fingerprint: g.fingerprint, code: g.code, phase: g.phase, lane: g.lane, enhanced: g.enhanced, label: g.label,
+		fingerprint: g.fingerprint, code: g.code, phase: g.phase, lane: g.lane, enhanced: g.enhanced, toFix: g.toFix, label: g.label,
 		byNumber: orderedIndex{compare: byNumber}, byExpiry: orderedIndex{compare: byExpiry}, current: orderedIndex{compare: byExpiry},
 		targets: map[unique.Handle[string]]int{}, advice: map[string]int{},
 	}
@@ -56,7 +57,9 @@ func (g *group) add(l *letter) {
 	g.byNumber.insert(l)
 	g.byExpiry.insert(l)
 	g.hours.add(l.at, 1)
-	g.targets[l.target]++
+	if l.target.Value() != "" { // an event that no target matches has none
+		g.targets[l.target]++
+	}
 	g.countAdvice(l, 1)
 	g.top = nil
 	g.count(l, 1)
@@ -66,7 +69,7 @@ func (g *group) remove(l *letter) {
 	g.byNumber.remove(l)
 	g.byExpiry.remove(l)
 	g.hours.add(l.at, -1)
-	if g.targets[l.target]--; g.targets[l.target] == 0 {
+	if g.targets[l.target]--; g.targets[l.target] <= 0 {
 		delete(g.targets, l.target)
 	}
 	g.countAdvice(l, -1)
@@ -130,7 +133,7 @@ func (g *group) view(now time.Time) Group {
 	oldest, newest := g.byNumber.first(), g.byNumber.last()
 	cause, remedy := Explain(g.code, g.phase, g.commonAdvice())
 	out := Group{
-		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Lane: g.lane, EnhancedCode: g.enhanced,
+		Fingerprint: g.fingerprint, Code: g.code, Class: g.code.Class(), Phase: g.phase, Lane: g.lane, EnhancedCode: g.enhanced, ToFix: g.toFix,
 		Count: g.byNumber.size, Held: g.held, Superseded: g.superseded, Uncertain: g.uncertain,
 		First: fromNanoseconds(oldest.at), Last: fromNanoseconds(newest.at), Hours: g.hours.last24(now),
 		Targets: slices.Clone(g.top), TargetCount: len(g.targets), Reason: newest.reason.Value(),

@@ -78,7 +78,7 @@ func causeOf(r *broker.AuditRecord) string {
 	if r.Letter == nil {
 		return ""
 	}
-	return Fingerprint(r.Letter.Code, r.Letter.Phase, r.Letter.Lane, r.Letter.EnhancedCode)
+	return fingerprintOf(r.Letter)
 }
 
 // record returns the exported form.

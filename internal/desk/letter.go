@@ -123,6 +123,7 @@ func (l *letter) letter() Letter {
 				EnhancedCode: g.enhanced,
 				Reply:        l.reply.Value(),
 				Certainty:    verdict.Certainty(l.certainty.Value()),
+				ToFix:        g.toFix,
 			},
 			Sequence: l.number, Subject: l.subject(), Time: time.Unix(0, l.at).UTC(), Event: l.event, Token: l.token(), Target: l.target.Value(), Lane: g.lane, Generation: int(l.generation), Class: g.code.Class(), Attempts: int(l.attempts), First: fromNanoseconds(l.first), Last: fromNanoseconds(l.last), Secrets: l.secrets.Value(), ReplaySubject: l.replaySubject(), EventSubject: l.published.Value(),
 		},

@@ -90,7 +90,7 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 		x.take(oldest)
 	}
 	t.open++
-	fingerprint := Fingerprint(d.Code, d.Phase, d.Lane, d.EnhancedCode)
+	fingerprint := fingerprintOf(d)
 	if l.group = x.groups[fingerprint]; l.group == nil {
 		l.group = newGroup(d)
 		x.groups[fingerprint] = l.group
@@ -271,7 +271,17 @@ func (x *letters) page(f *filter, after uint64, size int) (page []Letter, next u
 	return page, 0
 }
 
-// groupsOf returns the groups of a query, the largest first.
+// soonest compares the groups by the expiry of a certificate that is needed; groups without one
+// are last.
+func soonest(a, b Group) int {
+	if a.SoonestExpiry.IsZero() || b.SoonestExpiry.IsZero() {
+		return b.SoonestExpiry.Compare(a.SoonestExpiry)
+	}
+	return a.SoonestExpiry.Compare(b.SoonestExpiry)
+}
+
+// groupsOf returns the groups of a query: the largest first, of equal ones that whose certificate
+// expires first.
 func (x *letters) groupsOf(q Query, now time.Time) []Group {
 	f := q.ready()
 	var chosen []*group
@@ -300,7 +310,7 @@ func (x *letters) groupsOf(q Query, now time.Time) []Group {
 		out = append(out, g.view(now))
 	}
 	slices.SortFunc(out, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), b.Last.Compare(a.Last), strings.Compare(a.Fingerprint, b.Fingerprint))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), soonest(a, b), b.Last.Compare(a.Last), strings.Compare(a.Fingerprint, b.Fingerprint))
 	})
 	return out
 }

@@ -85,11 +85,11 @@ func TestFingerprintsDoNotChange(t *testing.T) {
 		"9b9a170181e4": {"SMTP_AUTH", "auth", "relay-1", "5.7.8"},
 		"3b72aa8377a5": {"EVENT_INVALID", "decode", "", ""},
 	} {
-		if got := Fingerprint(verdict.Code(c[0]), verdict.Phase(c[1]), c[2], c[3]); got != want {
+		if got := Fingerprint(verdict.Code(c[0]), verdict.Phase(c[1]), c[2], c[3], ""); got != want {
 			t.Errorf("%v: %s, want %s", c, got, want)
 		}
 	}
-	if Fingerprint("A", "b", "", "") == Fingerprint("A", "", "b", "") {
+	if Fingerprint("A", "b", "", "", "") == Fingerprint("A", "", "b", "", "") {
 		t.Error("two causes have the same fingerprint")
 	}
 }
@@ -125,7 +125,7 @@ func TestTheAdviceFitsTheReason(t *testing.T) {
 	}
 	first := &broker.DeadLetter{Outcome: verdict.Outcome{Code: verdict.SMTPPayload, Phase: verdict.PhasePayload, Reason: unsupported}, Lane: "relay"}
 	g := newGroup(first)
-	if g.fingerprint != Fingerprint(verdict.SMTPPayload, verdict.PhasePayload, "relay", "") {
+	if g.fingerprint != Fingerprint(verdict.SMTPPayload, verdict.PhasePayload, "relay", "", "") {
 		t.Errorf("the group is %s", g.fingerprint)
 	}
 	other := letterOf(3, recipient)

@@ -171,6 +171,9 @@ type Outcome struct {
 	Reply        string    `json:"reply,omitempty"`         // the relay's text, cleaned and cut
 	Certainty    Certainty `json:"certainty"`               // NotSent unless the relay may have taken the content
 	Rollback     Rollback  `json:"rollback,omitempty"`      // of a deployment; "" for mails, which have none
+	// ToFix is what has to be fixed where code, phase and lane do not say it: the reference of a
+	// secret, or the host of a token endpoint. "" for all else.
+	ToFix string `json:"to_fix,omitempty"`
 }
 
 // Rollback says how a failed deployment left the files and the program on its mail host.
