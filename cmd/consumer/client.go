@@ -95,9 +95,7 @@ func (absent) Relays() []verdict.RelayView   { return nil }
 
 func (absent) Check(context.Context, string) []verdict.Finding { return noProgram() }
 
-func (absent) Examine(context.Context, string, verdict.Origin, []byte) []verdict.Finding {
-	return noProgram()
-}
+func (absent) Examine(context.Context, verdict.Trial) []verdict.Finding { return noProgram() }
 
 var errNoProgram = errors.New("no running certpost answers, and only a running one has the targets and may read their secrets: start it, or set nats.service: true in its configuration")
 

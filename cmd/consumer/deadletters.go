@@ -10,7 +10,6 @@ import (
 
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
-	"github.com/certpost/certpost/internal/verdict"
 )
 
 type deadLettersCmd struct {
@@ -260,35 +259,6 @@ func (a *app) printHistory(records []desk.Record) error {
 const replayWithNATS = `nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
   sed -n 's/^ *"data": "\([^"]*\)".*/\1/p' | base64 -d |
   nats pub -J --force-stdin $REPLAY_SUBJECT`
-
-type lettersPreflightCmd struct {
-	Number uint64 `arg:"" help:"Number of the letter."`
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
-}
-
-// Run prints the findings of the preflight; exit 1 if a replay would fail.
-func (c *lettersPreflightCmd) Run(a *app) error {
-	counter, done, err := a.client()
-	if err != nil {
-		return err
-	}
-	defer done()
-	answer, err := ask[service.PreflightAnswer](a.ctx, counter, "dead.preflight", service.NumberRequest{Number: c.Number})
-	if err != nil {
-		return err
-	}
-	if c.Output == "json" {
-		err = a.json(answer)
-	} else {
-		err = printList(a, c.Output, answer.Findings, "no findings", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
-			return []string{string(f.Status), f.What, f.Message}
-		})
-	}
-	if err == nil && !answer.OK {
-		return &failure{exitFailed, errors.New("a replay would not be delivered now")}
-	}
-	return err
-}
 
 // chosen are the letters that a command acts on: by number, or all that match a filter.
 type chosen struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/lab"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // natsClient has only a NATS connection.
@@ -69,8 +70,17 @@ func TestServiceAnswers(t *testing.T) {
 	if one := asked[desk.WholeLetter](c, "dead.show", `{"number": 1}`); one.Status != desk.Open || one.Target != "nobody" || !strings.Contains(one.Body, `"certificate"`) {
 		t.Errorf("show: %+v", one)
 	}
-	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1}`); !found.OK || len(found.Findings) < 4 {
+	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1}`); found.OK || len(found.Findings) < 4 || found.Outlook != verdict.NotKnown ||
+		found.Verdict != "It is not known whether a replay would be delivered: recipients: not tried; last reply 550 5.1.1 no such user." {
 		t.Errorf("preflight: %+v", found)
+	}
+	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"number": 1, "recipients": true}`); found.OK || found.Outlook != verdict.WouldFail ||
+		!strings.HasPrefix(found.Verdict, "A replay would fail now: recipients: nobody@demo.example: ") {
+		t.Errorf("preflight with recipients: %+v", found)
+	}
+	if found := asked[service.PreflightAnswer](c, "dead.preflight", `{"all": true}`); found.OK || found.Set == nil || len(found.Set.Parts) != 1 || found.Set.Parts[0].Letters != 5 ||
+		!strings.HasPrefix(found.Verdict, "Of 5 dead letters: 5 not known") {
+		t.Errorf("preflight of all: %+v", found)
 	}
 
 	// An invalid request is refused with the reason, and does nothing.
@@ -90,6 +100,8 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.discard {"numbers": [1]}`:                                                       `422 a reason is required`,
 		`dead.hold {"numbers": [1], "reason": "  "}`:                                          `422 a reason is required`,
 		`dead.restore {"all": true}`:                                                          `400 restore requires numbers`,
+		`dead.preflight {"number": 1, "all": true}`:                                           `400 give number, or one of`,
+		`dead.preflight {"numbers": [1, 77]}`:                                                 `404 there is no dead letter with the number 77`,
 		`dead.show {"number": 77}`:                                                            `404 there is no dead letter with the number 77`,
 		`dead.replay {"numbers": [1, 77]}`:                                                    `404 there is no dead letter with the number 77`,
 		`replays.show {"id": "none"}`:                                                         `404 `,

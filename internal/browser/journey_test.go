@@ -46,6 +46,7 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.use("#preflight", "Preflight")
 	h.use("#preflight form", "Preflight")
 	h.sees("What a replay would find now")
+	h.sees("It is not known whether a replay would be delivered: recipients: not tried; last reply 550 5.1.1")
 	h.fits()
 	h.seesNot("fails")
 	if got := len(o.relay.Mails()); got != 12 {

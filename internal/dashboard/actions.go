@@ -19,6 +19,7 @@ type action struct {
 	Reason   bool   // a reason is required
 	Fault    string // why the submitted form was refused
 	Open     bool
+	Asks     bool // has the box that asks the relay about the recipients
 	Commands []command
 }
 
@@ -44,7 +45,7 @@ func actions(d desk.Detail) []action {
 		all = append(all, replay)
 	}
 	if d.NotReplayable == "" {
-		all = append(all, action{Name: "preflight", Label: "Preflight", Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
+		all = append(all, action{Name: "preflight", Label: "Preflight", Asks: true, Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
 			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
 	}
 	if d.Hold == nil {
@@ -151,11 +152,11 @@ func (p *pages) restore(r *request) (view, error) {
 // preflight responds with the letter's page instead of a redirect: it changes nothing,
 // and its findings are not stored.
 func (p *pages) preflight(r *request) (view, error) {
-	findings, err := p.desk.Preflight(r.Context(), r.number())
+	found, err := p.desk.Preflight(r.Context(), r.number(), r.PostFormValue("recipients") == "yes")
 	if err != nil {
 		return view{}, err
 	}
-	v, err := p.letterWith(r, func(l *letterView) { l.Findings, l.Examined = findings, true })
-	v.object = findings
+	v, err := p.letterWith(r, func(l *letterView) { l.Ahead = &found })
+	v.object = found
 	return v, err
 }

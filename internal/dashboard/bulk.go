@@ -77,7 +77,7 @@ func readOrder(r *request, values url.Values) (order, error) {
 }
 
 // orderKeys are the keys of an order besides the conditions of its query.
-var orderKeys = []string{"action", "number", "all", "list", "view", "with_superseded", "reason", "rate", "canary", "uncertain", "force", "count", "hash", access.TokenField}
+var orderKeys = []string{"action", "number", "all", "list", "view", "with_superseded", "reason", "rate", "canary", "uncertain", "force", "count", "hash", "recipients", access.TokenField}
 
 // errNoneChosen is the error of an order that selects no letters.
 var errNoneChosen = wrongf("No letter is selected. Select letters in the list, or act on all that match")
@@ -132,6 +132,7 @@ type confirmView struct {
 	Was      int    // the count that was confirmed, when the count has changed
 	Changed  string // the refusal when it has
 	Commands []command
+	Ahead    *desk.SetPreflight // of a preflight; nil if there was none
 }
 
 type field struct{ Name, Value string }
@@ -261,6 +262,28 @@ func (p *pages) bulk(r *request) (view, error) {
 		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}
 	return view{to: to}, err
+}
+
+// preflightMany responds with the confirm page and what a replay of its letters would find: it
+// changes nothing, and its findings are not stored.
+func (p *pages) preflightMany(r *request) (view, error) {
+	o, err := readOrder(r, r.PostForm)
+	if err != nil {
+		return view{}, err
+	}
+	o.Action = "replay"
+	found, err := p.desk.PreflightSet(r.Context(), o.frozen(), r.PostFormValue("recipients") == "yes")
+	if errors.Is(err, desk.ErrChanged) {
+		return p.changed(o), nil
+	}
+	if err != nil {
+		return view{}, err
+	}
+	v := p.confirmation(o, "")
+	c := v.data.(confirmView)
+	c.Ahead = &found
+	v.data, v.object = c, found
+	return v, nil
 }
 
 // changed shows both counts and asks for confirmation again: the query now finds

@@ -21,11 +21,10 @@ type letterView struct {
 	Attempts attemptsView
 	Event    eventView
 	Actions  []action
-	Findings []verdict.Finding // of a preflight
-	Examined bool
-	Group    string // the address of its group
-	Ledger   string // the address of its delivery
-	Now      uint64 // the letter as which it was restored, 0 for none
+	Ahead    *verdict.Preflight // of a preflight; nil if there was none
+	Group    string             // the address of its group
+	Ledger   string             // the address of its delivery
+	Now      uint64             // the letter as which it was restored, 0 for none
 	Editable bool
 }
 

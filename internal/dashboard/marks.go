@@ -25,6 +25,19 @@ func certaintyMark(c verdict.Certainty) template.HTML {
 	return mark("empty", "not sent")
 }
 
+// outlookMark says what would become of a replay.
+func outlookMark(o verdict.Outlook) template.HTML {
+	switch o {
+	case verdict.WouldDeliver:
+		return mark("good", "would be delivered")
+	case verdict.WouldRepeat:
+		return mark("full", "delivered already")
+	case verdict.NotKnown:
+		return mark("half", "not known")
+	}
+	return mark("bad", "would fail")
+}
+
 // statusMark says how a letter left the list.
 func statusMark(f desk.Status) template.HTML {
 	switch f {

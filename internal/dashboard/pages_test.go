@@ -123,11 +123,13 @@ func views(text string) map[string]view {
 	gone.Status, gone.End = desk.Discarded, &broker.AuditRecord{Time: noon, Action: broker.ActionDiscarded, Actor: broker.Actor{Name: "ann" + text}, Reason: "not needed" + text, NewLetter: 9}
 	bare := desk.Detail{Letter: desk.Letter{DeadLetter: broker.DeadLetter{Sequence: 1}}, Status: desk.Open, NotReplayable: "it has no event"}
 	examined := newLetterView(open, noon)
-	examined.Examined, examined.Findings = true, spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text)
+	ahead := verdict.NewPreflight(spoil([]verdict.Finding{{What: "target", Status: verdict.OK, Message: "is there"}, {What: "secret", Status: verdict.Warning, Message: "old"}, {What: "recipients", Status: verdict.NotTried, Message: "last reply"}, {What: "relay", Status: verdict.Error, Message: "refused"}}, text))
+	examined.Ahead = &ahead
 	examined.Actions[0].Fault = "Say why."
 	asked := order{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
 	confirmed := confirmView{order: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
-		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: "It has.", Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"})}
+		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: "It has.", Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"}),
+		Ahead: spoil(&desk.SetPreflight{Verdict: "So.", Letters: 3, Parts: []desk.PartPreflight{{Target: "ops", Number: 7, Letters: 2, Preflight: ahead}, {Number: 8, Letters: 1, Preflight: verdict.NewPreflight(nil)}}}, text)}
 	paused := running
 	paused.State, paused.Why = desk.RunPaused, "to look"
 	done := running

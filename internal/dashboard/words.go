@@ -21,7 +21,7 @@ func words() template.FuncMap {
 	return template.FuncMap{
 		"sections": func() []place { return places }, "sectionOf": placeOf, "outside": outside, "plain": plain, "name": name, "block": block,
 		"count": count, "plural": plural, "time": clock, "exact": exact, "day": day, "ago": ago, "span": span, "pace": pace,
-		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "status": statusMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
+		"args": args, "query": query, "spark": spark, "hoursBefore": func(i int) int { return 23 - i }, "certainty": certaintyMark, "outlook": outlookMark, "status": statusMark, "run": runMark, "result": resultMark, "state": stateMark, "sum": func(a, b int) int { return a + b },
 		"join": strings.Join, "reply": replyText, "standstill": desk.StandstillWords, "breaker": desk.BreakerWords, "lane": desk.StatusWords, "onHost": verdict.OnHost, "hex": grouped, "list": func(items ...any) []any { return items },
 	}
 }

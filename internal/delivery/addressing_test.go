@@ -66,7 +66,7 @@ func TestRecipientsFromEvents(t *testing.T) {
 				if failure == nil || failure.Code != verdict.SMTPValidation || !strings.Contains(failure.Reason, c.refused) {
 					t.Fatalf("%v, want %q", failure, c.refused)
 				}
-				if found := o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode()); !finds(found, "error mail", c.refused) {
+				if found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()}); !finds(found, "error mail", c.refused) {
 					t.Errorf("the preflight says %q", spoken(found))
 				}
 				return

@@ -127,7 +127,7 @@ func TestKeyToARelayWithoutDSN(t *testing.T) {
 			}
 			for what, found := range map[string][]verdict.Finding{
 				"check":     o.Inspector().Check(t.Context(), o.target.ID),
-				"preflight": o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode()),
+				"preflight": o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()}),
 			} {
 				if finds(found, "warning bounces", test.warns) != (test.warns != "") {
 					t.Errorf("%s finds %q", what, spoken(found))

@@ -252,7 +252,7 @@ func TestRecipientsWithoutUsableKey(t *testing.T) {
 			if failure == nil || failure.Code != c.code || !strings.Contains(failure.Reason, c.want) || strings.Contains(failure.Reason, "secret words") {
 				t.Fatalf("%v, want %s %q", failure, c.code, c.want)
 			}
-			if found := o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode()); !finds(found, "error recipient key", "ada@example.com") {
+			if found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()}); !finds(found, "error recipient key", "ada@example.com") {
 				t.Errorf("the preflight says %q", spoken(found))
 			}
 			// The same is an error of the configuration when it is there at the start, unless it is only

@@ -56,7 +56,7 @@ func TestEncryptedKeys(t *testing.T) {
 		if failure == nil || failure.Code != code || !strings.Contains(failure.Reason, says) || strings.Contains(failure.Reason, "canary") {
 			t.Errorf("%s: %v, want %s with %q", name, failure, code, says)
 		}
-		if found := o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode()); !finds(found, "error key", says) {
+		if found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()}); !finds(found, "error key", says) {
 			t.Errorf("%s: the preflight says\n%s", name, strings.Join(spoken(found), "\n"))
 		}
 	}

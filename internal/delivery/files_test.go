@@ -65,7 +65,7 @@ func TestFilesAreSharedAndLetGo(t *testing.T) {
 		t.Error(failure)
 	}
 	o.isLetGo("a test mail")
-	if found := o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{Subject: o.event.Subject}, o.event.Encode()); len(found) == 0 {
+	if found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, From: verdict.Origin{Subject: o.event.Subject}, Event: o.event.Encode()}); len(found) == 0 {
 		t.Error("nothing was checked")
 	}
 	o.isLetGo("a preflight")

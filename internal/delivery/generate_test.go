@@ -86,7 +86,7 @@ func TestGeneratedPassphrase(t *testing.T) {
 	if _, failure := o.Preview(o.event, o.target.ID, bytes.Clone(key)); failure != nil {
 		t.Fatal(failure)
 	}
-	found := o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode())
+	found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()})
 	if !finds(found, "ok secret", "passphrases can be stored there") || !finds(found, "ok key", "file can be made") || finds(found, "error", "") {
 		t.Errorf("the preflight says\n%s", strings.Join(spoken(found), "\n"))
 	}
@@ -159,7 +159,7 @@ func TestGeneratedPassphrase(t *testing.T) {
 	if _, failure := o.deliver(t.Context()); failure == nil || failure.Code != verdict.SecretDenied || !strings.Contains(failure.Reason, `["read", "create", "update"]`) {
 		t.Errorf("without the right to write: %v", failure)
 	}
-	for _, found := range [][]verdict.Finding{o.Inspector().Check(t.Context(), o.target.ID), o.Inspector().Examine(t.Context(), o.target.ID, verdict.Origin{}, o.event.Encode())} {
+	for _, found := range [][]verdict.Finding{o.Inspector().Check(t.Context(), o.target.ID), o.Inspector().Examine(t.Context(), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()})} {
 		if !finds(found, "error secret", "may not create secret/data/p12/"+o.target.ID+"/") {
 			t.Errorf("the check says\n%s", strings.Join(spoken(found), "\n"))
 		}

@@ -19,21 +19,22 @@ import (
 // Examine checks whether a delivery of an event to a target would succeed now, and
 // sends nothing. It checks the target, the event, what its source may name, its
 // certificate and key, the target's secrets, the mail, and each relay up to AUTH, each once
-// and within the target's timeout. from is what is known of the event's publication. An Error among the findings means that the delivery would fail.
-func (i Inspector) Examine(ctx context.Context, target string, from verdict.Origin, event []byte) []verdict.Finding {
-	e := examination{courier: i.courier, defs: i.courier.book.Current()}
-	e.target(target)
-	e.event(event)
+// and within the target's timeout. An Error among the findings means that the delivery would
+// fail.
+func (i Inspector) Examine(ctx context.Context, trial verdict.Trial) []verdict.Finding {
+	e := examination{courier: i.courier, defs: i.courier.book.Current(), trial: trial}
+	e.target(trial.Target)
+	e.event(trial.Event)
 	if e.ev != nil {
-		e.ev.Subject = from.Subject
-		e.source(target)
+		e.ev.Subject = trial.From.Subject
+		e.source(trial.Target)
 		e.certificate(ctx)
 	}
 	if e.t == nil {
 		return e.found
 	}
 	if e.t.onHost() {
-		e.host(ctx, from.Published)
+		e.host(ctx, trial.From.Published)
 		return e.found
 	}
 	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"target": e.t.ID}}
@@ -70,6 +71,7 @@ func (i Inspector) MessageID(target, event string) string {
 type examination struct {
 	courier *Courier
 	defs    *Definitions
+	trial   verdict.Trial
 	found   []verdict.Finding
 
 	t      *Target
@@ -192,7 +194,7 @@ func (e *examination) mail(ctx context.Context, p *provisions) {
 	if _, err := e.courier.certificateWarnings(e.t, p.bundle, time.Now()); err != nil {
 		return
 	}
-	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1}, event: e.ev, target: addressed, p: p}).preview(ctx)
+	msg, failure := (&attempt{Courier: e.courier, order: verdict.Attempt{Target: e.t.ID, Number: 1, Accepted: e.trial.Accepted}, event: e.ev, target: addressed, p: p}).preview(ctx)
 	if failure != nil {
 		e.say("mail", verdict.Error, "%s", failure.Error())
 		return
@@ -209,7 +211,7 @@ func (e *examination) relays(ctx context.Context, p *provisions) {
 	first := len(e.found)
 	for n, relay := range relays {
 		p.vars["host"] = relay.Host
-		findings, away := e.courier.probe(ctx, relay, n > 0, p, e.msg)
+		findings, away := e.courier.probe(ctx, relay, n > 0, p, e.msg, e.trial.Envelope)
 		good := true
 		for i := range findings {
 			if good = good && findings[i].Status != verdict.Error; n > 0 && findings[i].Status == verdict.Error {

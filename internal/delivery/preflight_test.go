@@ -137,7 +137,7 @@ func TestExamine(t *testing.T) {
 			if test.id != "" {
 				id = test.id
 			}
-			found := o.Inspector().Examine(t.Context(), id, verdict.Origin{}, body)
+			found := o.Inspector().Examine(t.Context(), verdict.Trial{Target: id, Event: body})
 			for _, want := range test.want {
 				if !finds(found, want[0], want[1]) {
 					t.Errorf("nothing says %q with %q in\n%s", want[0], want[1], strings.Join(spoken(found), "\n"))
@@ -185,7 +185,7 @@ func TestExamineMoodyRelays(t *testing.T) {
 			t.Parallel()
 			server := lab.StartRelay(t, test.script)
 			o := newFixture(t, server.Address(), RelayLimits{}, func(target *Target) { target.Timeout = time.Second })
-			found := o.Inspector().Examine(lab.Patient(t), o.target.ID, verdict.Origin{}, o.event.Encode())
+			found := o.Inspector().Examine(lab.Patient(t), verdict.Trial{Target: o.target.ID, Event: o.event.Encode()})
 			if !finds(found, test.want[0], test.want[1]) {
 				t.Errorf("nothing says %q in\n%s", test.want, strings.Join(spoken(found), "\n"))
 			}

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/legible"
@@ -38,7 +39,7 @@ func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 			continue
 		}
 		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
-		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil)
+		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil, false)
 		all = append(all, findings...)
 	}
 	return all
@@ -56,9 +57,9 @@ func targetState(defs *Definitions, target string) []verdict.Finding {
 }
 
 // probe checks the secrets for one relay of a target, and the relay up to AUTH. With a
-// mail it also checks whether the relay can accept it. away says that the relay is
-// unavailable.
-func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message) (all []verdict.Finding, away bool) {
+// mail it also checks whether the relay can accept it, with envelope also whether it accepts
+// sender and recipients. away says that the relay is unavailable.
+func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provisions, msg *message, envelope bool) (all []verdict.Finding, away bool) {
 	canLogIn := true
 	for _, secret := range []struct {
 		ref   secrets.Ref
@@ -81,7 +82,7 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	if !canLogIn {
 		return append(all, verdict.Finding{What: "relay", Status: verdict.Warning, Message: "not tried, because its credentials cannot be read now"}), false
 	}
-	findings, away := c.probeRelay(ctx, t, p, msg)
+	findings, away := c.probeRelay(ctx, t, p, msg, envelope)
 	return append(all, findings...), away
 }
 
@@ -129,7 +130,7 @@ func needsCertificate(ref secrets.Ref) bool {
 	return false
 }
 
-func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg *message) (all []verdict.Finding, away bool) {
+func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg *message, envelope bool) (all []verdict.Finding, away bool) {
 	ctx, cancel := context.WithTimeout(ctx, t.SendTimeout())
 	defer cancel()
 	// A check counts as a connection, so that it does not exceed max_connections.
@@ -166,10 +167,38 @@ func (c *Courier) probeRelay(ctx context.Context, t *Target, p *provisions, msg 
 	if msg == nil {
 		return all, false
 	}
-	if refused := s.Admit(smtp.Envelope{From: msg.from, Recipients: msg.recipients, UTF8: msg.needsUTF8}, msg.raw); refused != nil {
+	env := smtp.Envelope{From: msg.from, Recipients: msg.recipients, UTF8: msg.needsUTF8}
+	if refused := s.Admit(env, msg.raw); refused != nil {
 		return append(all, verdict.Finding{What: "size", Status: verdict.Error, Message: refused.Error()}), false
 	}
-	return append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())}), false
+	all = append(all, verdict.Finding{What: "size", Status: verdict.OK, Message: sizeText(len(msg.raw), s.SizeLimit())})
+	if envelope {
+		all = append(all, probeEnvelope(ctx, s, env, len(msg.raw))...)
+	}
+	return all, false
+}
+
+// probeEnvelope asks the relay about sender and recipients, and sends nothing. A refusal for now is
+// a warning: a delivery is retried then.
+func probeEnvelope(ctx context.Context, s *smtp.Session, env smtp.Envelope, size int) (all []verdict.Finding) {
+	say := func(what, text string, code verdict.Code) {
+		status := verdict.Error
+		if code.Retried() {
+			status = verdict.Warning
+		}
+		all = append(all, verdict.Finding{What: what, Status: status, Message: text})
+	}
+	taken, refused, failure := s.TryEnvelope(ctx, env, size)
+	if len(taken) > 0 {
+		all = append(all, verdict.Finding{What: verdict.PartRecipients, Status: verdict.OK, Message: "the relay accepts the sender, and these recipients: " + legible.Clean(strings.Join(taken, ", "), 1000)})
+	}
+	for _, no := range refused {
+		say(verdict.PartRecipients, legible.Clean(no.Recipient, 254)+": "+no.Reason, no.Code)
+	}
+	if failure != nil {
+		say("envelope", failure.Error(), failure.Code)
+	}
+	return all
 }
 
 // shownInstead names the certificate of a relay that failed verification, so that it

@@ -200,7 +200,7 @@ func checkRefusals(t *testing.T, o *fixture, code verdict.Code, want string, mat
 func checkPreflight(t *testing.T, ctx context.Context, o *fixture, want string, matched bool) {
 	t.Helper()
 	var errs []string
-	for _, f := range o.Inspector().Examine(ctx, "ops", verdict.Origin{Subject: o.event.Subject}, o.event.Encode()) {
+	for _, f := range o.Inspector().Examine(ctx, verdict.Trial{Target: "ops", From: verdict.Origin{Subject: o.event.Subject}, Event: o.event.Encode()}) {
 		if f.Status == verdict.Error {
 			errs = append(errs, f.Message)
 		}

@@ -23,7 +23,7 @@ type Deliverer interface {
 	Targets() []verdict.TargetView
 	Relays() []verdict.RelayView
 	Check(ctx context.Context, target string) []verdict.Finding
-	Examine(ctx context.Context, target string, from verdict.Origin, event []byte) []verdict.Finding
+	Examine(ctx context.Context, trial verdict.Trial) []verdict.Finding
 }
 
 // MessageIDs may be implemented by a Deliverer: the Message-ID of the mail for an event and

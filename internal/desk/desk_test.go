@@ -62,7 +62,7 @@ func TestReplayOne(t *testing.T) {
 	if targets := d.Targets(); targets[0].Open != 1 || targets[0].Sent != 1 || targets[0].LastDead.IsZero() || targets[0].LastSent.IsZero() {
 		t.Errorf("%+v", targets)
 	}
-	if f, err := d.Preflight(ctx, 2); err != nil || len(f) != 1 || f[0].Message != "true" {
+	if f, err := d.Preflight(ctx, 2, false); err != nil || len(f.Findings) != 1 || f.Findings[0].Message != "true" || !f.OK {
 		t.Errorf("%+v, %v", f, err)
 	}
 }

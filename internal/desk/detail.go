@@ -117,40 +117,6 @@ func (d *Desk) departed(ctx context.Context, number uint64, out *Detail) (broker
 	return letter, nil
 }
 
-// Preflight checks everything that a replay of the letter needs, and sends nothing.
-func (d *Desk) Preflight(ctx context.Context, number uint64) ([]verdict.Finding, error) {
-	letter, err := d.b.DeadLetter(ctx, number)
-	if err != nil {
-		return nil, d.refusal(number, err)
-	}
-	if why := letter.Unreplayable(); why != "" {
-		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}, nil
-	}
-	return append(d.deliverer.Examine(ctx, letter.Target, verdict.Origin{Subject: letter.EventSubject, Published: letter.Published}, letter.Body), d.examineLedger(ctx, letter)...), nil
-}
-
-// examineLedger checks whether a replay would be refused, or send nothing, because of what the
-// ledger says of the delivery.
-func (d *Desk) examineLedger(ctx context.Context, letter broker.DeadLetter) []verdict.Finding {
-	ev, err := events.Decode(nil, letter.Body)
-	if err != nil || !events.IsToken(letter.Target) {
-		return nil // Examine says so
-	}
-	entries, err := d.b.Deliveries(ctx, letter.Target, ev.ID)
-	if err != nil {
-		return []verdict.Finding{{What: "ledger", Status: verdict.Warning, Message: "what was delivered before cannot be read now: " + err.Error()}}
-	}
-	for _, entry := range entries {
-		if failure := entry.Refuses(ev); failure != nil {
-			return []verdict.Finding{{What: "event", Status: verdict.Error, Message: failure.Reason + ", and discard this dead letter: a replay fails again"}}
-		}
-		if entry.State == broker.StateSent {
-			return []verdict.Finding{{What: "ledger", Status: verdict.Warning, Message: "it was delivered, so a replay sends nothing, unless it is forced"}}
-		}
-	}
-	return nil
-}
-
 // LaneRow is a lane with its relays, as defined now.
 type LaneRow struct {
 	broker.LaneInfo

@@ -178,8 +178,8 @@ func (fakeDeliverer) Relays() []verdict.RelayView {
 func (fakeDeliverer) Check(context.Context, string) []verdict.Finding {
 	return []verdict.Finding{{What: "target", Status: verdict.OK}}
 }
-func (fakeDeliverer) Examine(_ context.Context, target string, _ verdict.Origin, event []byte) []verdict.Finding {
-	return []verdict.Finding{{What: target, Status: verdict.OK, Message: fmt.Sprint(len(event) > 0)}}
+func (fakeDeliverer) Examine(_ context.Context, trial verdict.Trial) []verdict.Finding {
+	return []verdict.Finding{{What: trial.Target, Status: verdict.OK, Message: fmt.Sprint(len(trial.Event) > 0)}}
 }
 
 func (x *fixture) until(what string, ok func() bool) {

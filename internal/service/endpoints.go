@@ -347,17 +347,49 @@ func (c *API) show(ctx context.Context, r NumberRequest) (desk.WholeLetter, erro
 	return d.Whole(), err
 }
 
-type PreflightAnswer struct {
-	Findings []verdict.Finding `json:"findings"`
-	OK       bool              `json:"ok"` // no finding is an error
+// PreflightRequest is about one letter, or about a set.
+type PreflightRequest struct {
+	Number uint64 `json:"number,omitempty"`
+	Filtered
+	Numbers    []uint64 `json:"numbers,omitempty"`
+	All        bool     `json:"all,omitempty"`
+	Superseded bool     `json:"with_superseded,omitempty"`
+	Recipients bool     `json:"recipients,omitempty"` // also ask the relay: MAIL, RCPT, RSET
 }
 
-func (c *API) preflight(ctx context.Context, r NumberRequest) (PreflightAnswer, error) {
-	found, err := c.desk.Preflight(ctx, r.Number)
-	a := PreflightAnswer{Findings: append([]verdict.Finding{}, found...), OK: true}
-	for _, f := range found {
-		a.OK = a.OK && f.Status != verdict.Error
+// PreflightAnswer is the preflight of one letter, or with Set that of several: then Findings is
+// empty.
+type PreflightAnswer struct {
+	verdict.Preflight
+	Set *desk.SetPreflight `json:"set,omitempty"`
+}
+
+func (c *API) preflight(ctx context.Context, r PreflightRequest) (a PreflightAnswer, err error) {
+	if len(r.Numbers) == 0 && !r.All && len(r.Filter) == 0 {
+		a.Preflight, err = c.desk.Preflight(ctx, r.Number, r.Recipients)
+		return a, err
 	}
+	o := Selection{Filtered: r.Filtered, Numbers: r.Numbers, All: r.All, Superseded: r.Superseded}
+	if r.Number != 0 {
+		return a, badRequest("give number, or one of numbers, filter and all")
+	}
+	if err := c.prepare(ctx, o); err != nil {
+		return a, err
+	}
+	q, err := desk.LetterConditions.ParseFilter(r.Filter)
+	if err != nil {
+		return a, err
+	}
+	for _, n := range r.Numbers {
+		if d, err := c.desk.Letter(ctx, n); err != nil {
+			return a, err
+		} else if d.Status != desk.Open {
+			return a, desk.Gone(d)
+		}
+	}
+	set, err := c.desk.PreflightSet(ctx, c.desk.FreezeFor(desk.ForReplay, q, r.Numbers, r.Superseded), r.Recipients)
+	a.Preflight = verdict.Preflight{Verdict: set.Verdict, Outlook: set.Outlook, OK: set.OK, Findings: []verdict.Finding{}}
+	a.Set = &set
 	return a, err
 }
 

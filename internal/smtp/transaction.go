@@ -166,6 +166,24 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 	return got
 }
 
+// TryEnvelope asks whether the relay accepts sender and recipients of a mail of a size in bytes:
+// MAIL, a RCPT for each recipient, then RSET. It sends no content, and there is no DATA after it.
+// The failure concerns the mail as a whole. The session must not send a mail afterwards.
+func (s *Session) TryEnvelope(ctx context.Context, env Envelope, size int) (taken []string, refused []verdict.Refusal, failure *verdict.Failure) {
+	defer s.closeOnDone(ctx)()
+	s.alone, s.spent = len(env.Recipients) == 1, true
+	taken, rejected, failure := s.sendEnvelope(ctx, env, size)
+	for _, no := range rejected {
+		refused = append(refused, verdict.RefusalOf(no.recipient, no.failure.Outcome))
+	}
+	if s.inTransaction && !s.dead {
+		// Whatever the relay says to RSET, there is no DATA.
+		_ = s.step(ctx, verdict.PhaseMail, func() error { _, _, err := s.command(250, reset); return err })
+		s.inTransaction = false
+	}
+	return taken, refused, failure
+}
+
 // Admit refuses, before any command is sent, a mail that this relay cannot accept.
 func (s *Session) Admit(env Envelope, raw []byte) *verdict.Failure {
 	refuse := func(code verdict.Code, reason string) *verdict.Failure {

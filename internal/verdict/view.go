@@ -8,6 +8,8 @@ const (
 	OK      Status = "ok"
 	Warning Status = "warning" // a delivery would succeed, but an operator should look
 	Error   Status = "error"   // a delivery would fail
+	// NotTried is what a delivery depends on, and was not looked at.
+	NotTried Status = "not-tried"
 )
 
 // Finding is the result of one check of one part. It may be stored and shown.
