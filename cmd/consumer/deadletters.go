@@ -10,6 +10,7 @@ import (
 
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 type deadLettersCmd struct {
@@ -88,7 +89,15 @@ func letterRow(d desk.Letter, short bool) []string {
 	if d.Hold != nil {
 		reason = "(held by " + d.Hold.Shown() + ") " + reason
 	}
-	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, string(d.Certainty), reason}
+	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, sentText(d.Certainty), reason}
+}
+
+// sentText is a certainty as the filter has it; `accepted` would say that all have the mail.
+func sentText(c verdict.Certainty) string {
+	if c == verdict.Accepted {
+		return desk.SentWord(c)
+	}
+	return string(c)
 }
 
 // lettersOf requests the pages of a list, at most limit letters (0: all).
@@ -190,7 +199,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
-		{"Sent?", string(d.Certainty)}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Not yet sent to", strings.Join(d.Recipients, ", ")},
+		{"Sent?", cmp.Or(d.Reach, sentText(d.Certainty))}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Has the mail", strings.Join(d.Has, ", ")}, {"Not sent to", strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 		{"Published on", d.EventSubject},

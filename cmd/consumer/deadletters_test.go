@@ -88,7 +88,7 @@ func TestDeadLetters(t *testing.T) {
 	t.Run("show", func(t *testing.T) {
 		out := o.certpost("dead-letters", "show", number("first nobody")).done(t)
 		for _, line := range []string{`Event +first`, `Target +nobody`, `Lane +localhost-\d+`, `Code +SMTP_PERMANENT \(io_permanent\)`, `Phase +rcpt`,
-			`Reply +550 5\.1\.1 no such user`, `Sent\? +not-sent`, `Not yet sent to +nobody@demo\.example`, `Attempts +1`, `  certpost dead-letters replay 1`,
+			`Reply +550 5\.1\.1 no such user`, `Sent\? +not-sent`, `Not sent to +nobody@demo\.example`, `Attempts +1`, `  certpost dead-letters replay 1`,
 			`  nats stream get CERTPOST_DEAD_LETTERS 1 --json \|`, `    nats pub -J --force-stdin certpost\.delivery\.localhost-\d+\.nobody`} {
 			if !regexp.MustCompile(`(?m)^` + line + `$`).MatchString(out) {
 				t.Errorf("no line %s in\n%s", line, out)

@@ -194,7 +194,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
 		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", string(e.State)},
 		{"Attempts", number(e.Attempts)}, {"First attempt", when(e.First)}, {"Last attempt", when(e.Last)},
-		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not yet sent to", strings.Join(e.Owed, ", ")},
+		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not sent to", strings.Join(e.Missing(), ", ")}, {"Reach", desk.Reach(&e)},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
 	}
 	for _, r := range e.Refused {

@@ -280,7 +280,7 @@ func testAccepted(t *testing.T, c *chromium, o *office, _ numbers) {
 		return contains(h.text("h1 + p"), "1 open letter matches")
 	})
 	h.use("table.letters tbody", fmt.Sprint(letters+1))
-	h.sees("The relay accepted the mail for some recipients.")
+	h.sees("The mail was sent to some of the recipients.")
 	h.sees("second@example.com")
 	h.looks("letter-accepted")
 }

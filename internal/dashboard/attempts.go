@@ -118,7 +118,7 @@ func compare(list []attempt, e *broker.Entry) (columns []string, rows []differen
 // phase is one phase of a delivery and whether the attempt reached it.
 type phase struct {
 	Name  verdict.Phase
-	State string // past, here (failed in it), ahead
+	State string // past, here (failed in it), ahead (not reached)
 	Took  string // "" when unknown
 }
 
@@ -136,26 +136,29 @@ var (
 // stepsOf are the phases that an attempt went through, and those that would have come
 // next.
 func stepsOf(c *verdict.Transcript, failed verdict.Phase) (steps []phase) {
+	last := -1 // the place of the failed phase: later ones went on without the recipients it refused
 	for i, s := range c.Steps {
-		state := "past"
-		if i == len(c.Steps)-1 && s.Phase == failed {
-			state = "here"
+		if s.Phase == failed {
+			last = i
 		}
-		steps = append(steps, phase{s.Phase, state, span(s.Took)})
+		steps = append(steps, phase{s.Phase, "past", span(s.Took)})
 	}
 	at := slices.Index(way, failed)
+	if last >= 0 {
+		steps[last].State = "here"
+	} else if at >= 0 {
+		steps = append(steps, phase{failed, "here", ""})
+	}
 	if at < 0 {
 		return steps
 	}
-	if len(steps) == 0 || steps[len(steps)-1].State != "here" {
-		steps = append(steps, phase{failed, "here", ""})
-	}
-	return append(steps, ahead(at)...)
+	return append(steps, ahead(max(at, slices.Index(way, steps[len(steps)-1].Name)))...)
 }
 
 // phases are the phases of an attempt whose course is unknown. Optional phases before
-// the failed one are left out.
-func phases(failed verdict.Phase) (steps []phase) {
+// the failed one are left out. A mail that was accepted for some recipients has gone on after a
+// refused RCPT.
+func phases(failed verdict.Phase, sent verdict.Certainty) (steps []phase) {
 	at := slices.Index(way, failed)
 	if at < 0 {
 		return nil
@@ -165,7 +168,14 @@ func phases(failed verdict.Phase) (steps []phase) {
 			steps = append(steps, phase{name, "past", ""})
 		}
 	}
-	return append(append(steps, phase{failed, "here", ""}), ahead(at)...)
+	steps = append(steps, phase{failed, "here", ""})
+	if failed == verdict.PhaseRcpt && sent == verdict.Accepted {
+		for _, name := range []verdict.Phase{verdict.PhaseClaim, verdict.PhaseData, verdict.PhaseContent} {
+			steps = append(steps, phase{name, "past", ""})
+		}
+		at = slices.Index(way, verdict.PhaseContent)
+	}
+	return append(steps, ahead(at)...)
 }
 
 func ahead(at int) (steps []phase) {

@@ -46,6 +46,24 @@ func TestAttemptsAreCompared(t *testing.T) {
 	}
 }
 
+// A mail that went on after a refused recipient reached the phases after RCPT.
+func TestPhasesAfterARefusedRecipient(t *testing.T) {
+	t.Parallel()
+	transcript := &verdict.Transcript{}
+	for _, p := range []verdict.Phase{verdict.PhaseConnect, verdict.PhaseMail, verdict.PhaseRcpt, verdict.PhaseClaim, verdict.PhaseData, verdict.PhaseContent} {
+		transcript.Steps = append(transcript.Steps, verdict.Step{Phase: p})
+	}
+	for name, steps := range map[string][]phase{"known": stepsOf(transcript, verdict.PhaseRcpt), "unknown": phases(verdict.PhaseRcpt, verdict.Accepted)} {
+		var tail []string
+		for _, s := range steps[len(steps)-5:] {
+			tail = append(tail, string(s.Name)+" "+s.State)
+		}
+		if got, want := strings.Join(tail, ", "), "rcpt here, claim past, data past, content past, settle ahead"; got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 // Phases that an attempt did not reach are not shown as passed.
 func TestHowFarItCame(t *testing.T) {
 	t.Parallel()
@@ -70,7 +88,7 @@ func TestHowFarItCame(t *testing.T) {
 		verdict.PhaseDecode: "!decode -resolve -secrets -payload -render -connect -banner -ehlo -mail -rcpt -claim -data -content -settle",
 		"another":           "",
 	} {
-		if got := show(phases(failed)); got != want {
+		if got := show(phases(failed, verdict.NotSent)); got != want {
 			t.Errorf("%s: %s, want %s", failed, got, want)
 		}
 	}

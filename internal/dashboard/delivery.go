@@ -23,6 +23,7 @@ type deliveryView struct {
 	Steps        []step
 	Tries        attemptsView
 	OnHost       bool   // a deployment onto a mail host
+	Reach        string // sent to 1 of 2; "" if none or all have the mail
 	Doubtful     bool   // it is unknown whether the mail was sent
 	Letter       uint64 // the open dead letter, 0 for none
 	History      []historyRow
@@ -83,7 +84,7 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 	e := d.Entry
 	token := events.Token(e.Event)
 	v := deliveryView{
-		Entry: e, WaitingSince: d.WaitingSince, OnHost: verdict.OnHost(e.Lane), Leaf: leafOf(&e), Doubtful: doubtful(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
+		Entry: e, WaitingSince: d.WaitingSince, OnHost: verdict.OnHost(e.Lane), Leaf: leafOf(&e), Doubtful: doubtful(&e), Reach: desk.Reach(&e), Recipients: recipients(&e), Tries: attemptsOf(&e), History: historyRows(d.History), TargetPage: targetAddress(e.Target), LanePage: laneAddress(e.Lane),
 		SameEvent: address(deliveriesPath, queryOf("event", e.Event)),
 		Commands: []command{{"certpost", shellLine("certpost", "deliveries", "show", e.Event, e.Target)},
 			{"nats", shellLine("nats", "kv", "get", broker.LedgerBucket, e.Target+"."+token, "--raw")}},

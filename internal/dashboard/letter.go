@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -48,7 +49,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 func newLetterView(d desk.Detail, now time.Time) letterView {
 	attempts := attemptsOf(d.Delivery)
 	v := letterView{
-		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase), Timeline: timeline(d, attempts.List, now), Attempts: attempts,
+		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase, d.Certainty), Timeline: timeline(d, attempts.List, now), Attempts: attempts,
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
@@ -72,11 +73,13 @@ func whatHappened(d desk.Detail) string {
 			fmt.Fprintf(&b, " over %s", span(d.Last.Sub(d.First)))
 		}
 	}
-	switch d.Certainty {
-	case verdict.MaybeSent:
+	switch {
+	case d.Delivery != nil && d.Delivery.State == broker.StateSent:
+		b.WriteString(". It was delivered since.")
+	case d.Certainty == verdict.MaybeSent:
 		b.WriteString(". The mail may have been sent: its last byte was sent, but no reply arrived.")
-	case verdict.Accepted:
-		b.WriteString(". The relay accepted the mail for some recipients.")
+	case d.Certainty == verdict.Accepted:
+		fmt.Fprintf(&b, ". The mail was %s.", cmp.Or(d.Reach, "sent to some of the recipients"))
 	default:
 		b.WriteString(". Nothing was sent.")
 	}

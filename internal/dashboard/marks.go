@@ -18,11 +18,11 @@ func mark(kind, word string) template.HTML {
 func certaintyMark(c verdict.Certainty) template.HTML {
 	switch c {
 	case verdict.MaybeSent:
-		return mark("half", "may have been sent")
+		return mark("half", desk.SentWord(c))
 	case verdict.Accepted:
-		return mark("full", "accepted")
+		return mark("full", desk.SentWord(c))
 	}
-	return mark("empty", "not sent")
+	return mark("empty", desk.SentWord(c))
 }
 
 // outlookMark says what would become of a replay.

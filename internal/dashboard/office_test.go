@@ -51,6 +51,13 @@ type officeConfig struct {
 	access access.Config
 	edit   desk.EditRules
 	listen string // address of NATS, for tests that publish without the broker
+	// targets are more of them, made by officeTarget.
+	targets string
+}
+
+// officeTarget is a target at the office's relay.
+func officeTarget(id string, to ...string) string {
+	return "  - {id: " + id + ", type: smtp, host: 127.0.0.1, port: %[1]s, tls_mode: plaintext, auth_method: none, from_address: certs@example.com, to: [" + strings.Join(to, ", ") + "]}\n"
 }
 
 const officeTargets = `targets:
@@ -65,7 +72,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	must(t, err)
 	t.Cleanup(func() { _ = relay.Close() })
 	path := filepath.Join(t.TempDir(), "c.yaml")
-	must(t, os.WriteFile(path, fmt.Appendf(nil, officeTargets, relay.Plain()[strings.LastIndexByte(relay.Plain(), ':')+1:]), 0o600))
+	must(t, os.WriteFile(path, fmt.Appendf(nil, officeTargets+c.targets, relay.Plain()[strings.LastIndexByte(relay.Plain(), ':')+1:]), 0o600))
 	source := delivery.Source{Config: path, Relays: path}
 	definitions, problems := source.Load()
 	if definitions == nil {

@@ -206,6 +206,8 @@ type Detail struct {
 	Siblings      int                 `json:"siblings"`                     // other open letters of its group
 	NotReplayable string              `json:"cannot_be_replayed,omitempty"` // the reason; "" if it can be replayed
 	MessageID     string              `json:"message_id,omitempty"`
+	Has           []string            `json:"has_the_mail,omitempty"` // recipients to whom it was sent; Recipients have not got it
+	Reach         string              `json:"reach,omitempty"`        // sent to 1 of 2; "" if none or all have the mail
 }
 
 // WholeLetter is a letter with its event, which contains no secret.

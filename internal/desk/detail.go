@@ -80,7 +80,10 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 		return err
 	}
 	e := entries[0]
-	out.Delivery = &e
+	out.Delivery, out.Has, out.Reach = &e, e.Accepted, Reach(&e)
+	if e.State == broker.StateSent {
+		out.Recipients = nil // nothing is owed any more
+	}
 	if e.Receipt != nil && e.Receipt.MessageID != "" {
 		out.MessageID = e.Receipt.MessageID
 	}
