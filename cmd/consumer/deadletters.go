@@ -200,7 +200,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
 		{"Sent?", cmp.Or(d.Reach, sentText(d.Certainty))}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Has the mail", strings.Join(d.Has, ", ")}, {"Not sent to", strings.Join(d.Recipients, ", ")},
-		{"Attempts", number(d.Attempts)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
+		{"Attempts", number(d.Attempts)}, {"Failed replays", number(d.FailedReplays)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 		{"Published on", d.EventSubject},
 	}

@@ -86,7 +86,7 @@ func deliveryRow(e broker.Entry) []string {
 	if e.Untried() {
 		last = "not tried yet"
 	}
-	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.Attempts), last, cert}
+	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.AllAttempts()), last, cert}
 }
 
 // certificateOf returns the certificate of a delivery, nil if it is not known.
@@ -189,11 +189,19 @@ func detailFields(one desk.DeliveryDetail) [][2]string {
 	return fields
 }
 
+// sinceReplay is the number of attempts since the last replay, "" if there was none.
+func sinceReplay(e broker.Entry) string {
+	if e.Generation <= 1 {
+		return ""
+	}
+	return fmt.Sprint(e.Attempts)
+}
+
 // deliveryFields returns the fields of a ledger entry, as text.
 func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
 		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", string(e.State)},
-		{"Attempts", number(e.Attempts)}, {"First attempt", when(e.First)}, {"Last attempt", when(e.Last)},
+		{"Attempts", number(e.AllAttempts())}, {"Since the replay", sinceReplay(e)}, {"Failed replays", number(e.FailedReplays)}, {"First attempt", when(e.FirstOfAll())}, {"Last attempt", when(e.Last)},
 		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not sent to", strings.Join(e.Missing(), ", ")}, {"Reach", desk.Reach(&e)},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
 	}

@@ -47,6 +47,7 @@ const (
 	HeaderRecipients     = "Certpost-Recipients"
 	HeaderRollback       = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
 	headerSecrets        = "Certpost-Secret-Versions"
+	headerFailedReplays  = "Certpost-Failed-Replays"
 	headerToFix          = "Certpost-To-Fix"
 	HeaderReplaySubject  = "Certpost-Replay-Subject"
 	headerRestoredFrom   = "Certpost-Restored-From"
@@ -67,7 +68,8 @@ type DeadLetter struct {
 	Generation int       `json:"generation"`
 	verdict.Outcome
 	Class         verdict.Class `json:"class"`
-	Attempts      int           `json:"attempts"`
+	Attempts      int           `json:"attempts"`                 // of the whole life, and so is First
+	FailedReplays int           `json:"failed_replays,omitempty"` // replays that ended in a letter, this one included
 	First         time.Time     `json:"first_attempt,omitzero"`
 	Last          time.Time     `json:"last_attempt,omitzero"`
 	Recipients    []string      `json:"recipients,omitempty"`      // those still owed
@@ -174,6 +176,9 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderEnhancedCode, d.EnhancedCode)
 	set(headerReply, d.Reply)
 	set(HeaderAttempts, strconv.Itoa(d.Attempts))
+	if d.FailedReplays != 0 {
+		set(headerFailedReplays, strconv.Itoa(d.FailedReplays))
+	}
 	set(HeaderFirstAttempt, timeText(d.First))
 	set(HeaderLastAttempt, timeText(d.Last))
 	set(HeaderCertainty, string(d.Certainty))
@@ -231,6 +236,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	d.Generation, _ = strconv.Atoi(h.Get(HeaderGeneration))
 	d.ReplyCode, _ = strconv.Atoi(h.Get(HeaderReplyCode))
 	d.Attempts, _ = strconv.Atoi(h.Get(HeaderAttempts))
+	d.FailedReplays, _ = strconv.Atoi(h.Get(headerFailedReplays))
 	d.RestoredFrom, _ = strconv.ParseUint(h.Get(headerRestoredFrom), 10, 64)
 	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFirstAttempt))
 	d.Last, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderLastAttempt))

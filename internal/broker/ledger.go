@@ -55,10 +55,18 @@ type Entry struct {
 	EventSequence uint64 `json:"event_sequence,omitempty"`
 	// EventSubject is the subject that this event was published on, for a replay without
 	// headers; "" if it is not known.
-	EventSubject string    `json:"event_subject,omitempty"`
-	Attempts     int       `json:"attempts"`
-	First        time.Time `json:"first_attempt,omitzero"`
-	Last         time.Time `json:"last_attempt,omitzero"`
+	EventSubject string `json:"event_subject,omitempty"`
+	// Attempts and First are of this generation; AllAttempts and FirstOfAll are of the whole life.
+	Attempts int       `json:"attempts"`
+	First    time.Time `json:"first_attempt,omitzero"`
+	Last     time.Time `json:"last_attempt,omitzero"`
+	// EarlierAttempts are those before the last replay, Began is the first of them.
+	EarlierAttempts int       `json:"earlier_attempts,omitempty"`
+	Began           time.Time `json:"began,omitzero"`
+	// FailedReplays counts the replays that ended in a dead letter; LastDead is when the delivery
+	// became one last.
+	FailedReplays int       `json:"failed_replays,omitempty"`
+	LastDead      time.Time `json:"last_dead,omitzero"`
 
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
 	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by
@@ -127,6 +135,23 @@ func (e Entry) HeldBack() bool {
 // entry of it.
 func (e Entry) Untried() bool {
 	return e.State == StateWaiting && e.Attempts == 0 && e.Last.IsZero() && e.Failure == nil
+}
+
+// AllAttempts returns the number of attempts, those before replays included.
+func (e Entry) AllAttempts() int { return e.EarlierAttempts + e.Attempts }
+
+// FirstOfAll returns the time of the first attempt, before any replay.
+func (e Entry) FirstOfAll() time.Time {
+	if e.Began.IsZero() {
+		return e.First
+	}
+	return e.Began
+}
+
+// Renew begins a new generation at a time: a replay. What was before stays part of its life.
+func (e *Entry) Renew(now time.Time) {
+	e.EarlierAttempts, e.Began = e.AllAttempts(), e.FirstOfAll()
+	e.Attempts, e.Panics, e.First = 0, 0, now
 }
 
 // Release ends the lease.

@@ -72,6 +72,9 @@ func whatHappened(d desk.Detail) string {
 		if d.Last.Sub(d.First) > time.Second {
 			fmt.Fprintf(&b, " over %s", span(d.Last.Sub(d.First)))
 		}
+		if d.FailedReplays > 0 {
+			fmt.Fprintf(&b, ", %s included", plural(d.FailedReplays, "failed replay"))
+		}
 	}
 	switch {
 	case d.Delivery != nil && d.Delivery.State == broker.StateSent:

@@ -27,7 +27,10 @@ func TestPartlySent(t *testing.T) {
 	}
 	o.refuses("")
 	letter.send("Replay", "reason", "the mailbox is there now").is(200)
-	o.until("the other recipient has the mail", func() bool { b := o.desk.Balance(); return o.relay.Count() == 2 && b.Open == 0 && b.Ended[desk.Replayed] == 1 })
+	o.until("the other recipient has the mail", func() bool {
+		b := o.desk.Balance()
+		return o.relay.Count() == 2 && b.Open == 0 && b.Ended[desk.Replayed] == 1
+	})
 	after := v.opens("/dead-letters/1").says("It was delivered since.", "delivered since", "Delivered to has@example.com , lacks@example.com")
 	for _, text := range []string{"Not delivered to", "sent to 1 of 2", "sent to some"} {
 		if strings.Contains(textOf(after.doc), text) {

@@ -81,6 +81,7 @@ type fact struct {
 type results struct {
 	live, sent int
 	last       int64 // sent, Unix seconds
+	dead       int64 // became a dead letter, Unix seconds
 }
 
 func newDeliveries(hash hasher, limit int) *deliveries {
@@ -120,6 +121,9 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	x.slots = append(x.slots, s)
 	x.places[key] = s.revision
 	x.tally(&s, 1)
+	if dead := lastDead(e); !dead.IsZero() {
+		x.results[s.target].dead = max(x.results[s.target].dead, dead.Unix())
+	}
 	if s.state == slotSent {
 		x.throughput.add(e.Lane, e.Last.Unix())
 	}
@@ -137,6 +141,15 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 		x.compact()
 	}
 	return f, pairs
+}
+
+// lastDead returns when a delivery became a dead letter last, as far as its entry says: earlier
+// versions did not store it.
+func lastDead(e *broker.Entry) time.Time {
+	if e.LastDead.IsZero() && (e.State == broker.StateDead || e.State == broker.StateDiscarded) {
+		return e.Last
+	}
+	return e.LastDead
 }
 
 // target is the number of a target.

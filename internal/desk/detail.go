@@ -147,6 +147,9 @@ func (d *Desk) Targets() []TargetResult {
 			out[i].Open, out[i].LastDead = t.open, fromNanoseconds(t.last)
 		}
 		r := d.deliveries.of(view.ID)
+		if dead := time.Unix(r.dead, 0).UTC(); r.dead != 0 && dead.After(out[i].LastDead) && dead.Sub(out[i].LastDead) > time.Minute {
+			out[i].LastDead = dead // of a letter that has left the list before this process began
+		}
 		out[i].Sent, out[i].LastSent = r.sent, fromNanoseconds(r.last*int64(time.Second))
 	}
 	return out

@@ -44,6 +44,7 @@ type letter struct {
 // other fields.
 type rareFields struct {
 	subject, token, replaySubject, traceParent string
+	failedReplays                              int32
 	restoredFrom                               uint64
 }
 
@@ -68,7 +69,7 @@ func newLetter(d *broker.DeadLetter) *letter {
 // setRareFields stores the values that do not follow from the other fields. The letter
 // must have its group.
 func (l *letter) setRareFields(d *broker.DeadLetter) {
-	o := rareFields{restoredFrom: d.RestoredFrom}
+	o := rareFields{restoredFrom: d.RestoredFrom, failedReplays: int32(d.FailedReplays)}
 	if d.Token != events.Token(l.event) {
 		o.token = strings.Clone(d.Token)
 	}
@@ -133,7 +134,7 @@ func (l *letter) letter() Letter {
 		out.Recipients = strings.Split(owed, ", ")
 	}
 	if l.rareFields != nil {
-		out.TraceParent, out.RestoredFrom = l.rareFields.traceParent, l.rareFields.restoredFrom
+		out.TraceParent, out.RestoredFrom, out.FailedReplays = l.rareFields.traceParent, l.rareFields.restoredFrom, int(l.rareFields.failedReplays)
 	}
 	if l.hasLeaf {
 		out.Certificate = l.leaf.Value().certificate()

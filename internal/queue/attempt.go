@@ -248,7 +248,7 @@ func (j *job) due(ctx context.Context) bool {
 		j.dead(verdict.RefusedAll(entry.Refused)) // the letter or the ledger's `dead` was not written
 		return false
 	case entry.State != broker.StateWaiting: // no entry yet, or a replay of sent (forced), dead, discarded or skipped
-		j.entry.Attempts, j.entry.Panics, j.entry.First = 0, 0, now
+		j.entry.Renew(now)
 		if entry.State != "" {
 			// Every replay has its own generation, whether Certpost or another client
 			// published it: the message ids of replays are made from it.

@@ -376,7 +376,7 @@ func (rc *reconciler) lostForGood(ctx context.Context, d *lostDelivery, e broker
 	}
 	l := letterAbout(f)
 	l.Event, l.Token, l.Target, l.Lane, l.Generation = e.Event, d.token, d.Target, d.Lane, max(e.Generation, 1)
-	l.Attempts, l.First, l.Last, l.Recipients = e.Attempts, e.First, e.Last, e.Missing()
+	l.Attempts, l.First, l.Last, l.Recipients, l.FailedReplays = e.AllAttempts(), e.FirstOfAll(), e.Last, e.Missing(), e.FailedReplays
 	l.ReplaySubject, l.EventSubject = broker.DeliverySubject(d.Lane, d.Target), e.EventSubject
 	l.Body = broker.Withheld("the event is no longer stored", l)
 	if err := rc.r.PublishDeadLetter(ctx, l, fmt.Sprintf("lost%d", d.sequence)); err != nil {

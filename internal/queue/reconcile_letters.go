@@ -109,7 +109,7 @@ func (rc *reconciler) restoreLetter(ctx context.Context, e broker.Entry, place u
 	}
 	l := letterAbout(f)
 	l.Event, l.Token, l.Target, l.Lane, l.Generation = e.Event, events.Token(e.Event), e.Target, e.Lane, max(e.Generation, 1)
-	l.Attempts, l.First, l.Last, l.Recipients = e.Attempts, e.First, e.Last, e.Missing()
+	l.Attempts, l.First, l.Last, l.Recipients, l.FailedReplays = e.AllAttempts(), e.FirstOfAll(), e.Last, e.Missing(), e.FailedReplays
 	l.ReplaySubject, l.EventSubject = broker.DeliverySubject(e.Lane, e.Target), e.EventSubject
 	l.Published.Sequence = e.EventSequence
 	ev, err := rc.r.EventAt(ctx, place, l.Token)

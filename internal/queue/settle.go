@@ -315,6 +315,7 @@ func (j *job) dead(f *verdict.Failure) {
 		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
 		e = e.Failed(f)
 		e.State, e.DeadLetter, e.Consented = broker.StateDead, d.Subject, false
+		e.FailedReplays, e.LastDead = j.failedReplays(), time.Now()
 		e.Release()
 		e.Owed, e.Uncertain = e.Missing(), f.Definite().Certainty == verdict.MaybeSent
 		if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
@@ -332,11 +333,19 @@ func (j *job) dead(f *verdict.Failure) {
 	j.finish("dead", f)
 }
 
+// failedReplays returns the number of replays that failed, the present one included.
+func (j *job) failedReplays() int {
+	if j.gen > 1 {
+		return j.entry.FailedReplays + 1
+	}
+	return j.entry.FailedReplays
+}
+
 // letter returns the dead letter of this delivery.
 func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
 	d := letterAbout(f)
 	d.Target, d.Lane, d.Generation = j.target, j.lane.name, max(j.gen, 1)
-	d.Attempts, d.First, d.Last = j.entry.Attempts, j.entry.First, j.entry.Last
+	d.Attempts, d.First, d.Last, d.FailedReplays = j.entry.AllAttempts(), j.entry.FirstOfAll(), j.entry.Last, j.failedReplays()
 	d.ReplaySubject, d.Body = j.msg.Subject(), j.msg.Data()
 	d.TraceParent = broker.TraceParent(j.msg.Headers())
 	if missing := j.entry.Missing(); missing != nil {

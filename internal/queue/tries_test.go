@@ -9,6 +9,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/devrelay"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 // The ledger keeps the first failed attempt and the last ones, across dead letters and
@@ -57,4 +58,41 @@ func told(e broker.Entry) string {
 		all = append(all, fmt.Sprintf("%d.%d:%d", t.Generation, t.Number, t.ReplyCode))
 	}
 	return strings.Join(all, " ")
+}
+
+// Attempts, first attempt and failed replays are of the whole life of a delivery, not of its last
+// replay only.
+func TestLifeAcrossReplays(t *testing.T) {
+	t.Parallel()
+	b := start(t, newFakeCourier("ops"), nil)
+	b.fake.plan("ops", func(int, verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
+		return nil, fail(verdict.SMTPAuth, verdict.PhaseAuth)
+	})
+	b.publish(event("e1", "ops"))
+	b.settled()
+	first := b.letters()[0]
+	if first.Attempts != 1 || first.FailedReplays != 0 {
+		t.Errorf("the first letter has %d attempts and %d failed replays", first.Attempts, first.FailedReplays)
+	}
+	for n := 1; n <= 2; n++ {
+		if err := b.broker.Replay(context.Background(), b.letters()[0], tester, broker.Replay{}); err != nil {
+			t.Fatal(err)
+		}
+		b.settled()
+		l, e := b.letters()[0], b.entry("ops", "e1")
+		if l.Attempts != 1+n || l.FailedReplays != n || !l.First.Equal(first.First) {
+			t.Errorf("after replay %d the letter has %d attempts since %s and %d failed replays; the first was %s", n, l.Attempts, l.First, l.FailedReplays, first.First)
+		}
+		if e.Attempts != 1 || e.AllAttempts() != 1+n || !e.FirstOfAll().Equal(first.First) || e.FailedReplays != n || e.LastDead.IsZero() {
+			t.Errorf("after replay %d the ledger has %+v", n, e)
+		}
+	}
+	b.fake.plan("ops", nil)
+	if err := b.broker.Replay(context.Background(), b.letters()[0], tester, broker.Replay{}); err != nil {
+		t.Fatal(err)
+	}
+	b.settled()
+	if e := b.entry("ops", "e1"); e.State != broker.StateSent || e.AllAttempts() != 4 || e.FailedReplays != 2 || e.LastDead.IsZero() || !e.FirstOfAll().Equal(first.First) {
+		t.Errorf("after the delivery the ledger has %+v", e)
+	}
 }
