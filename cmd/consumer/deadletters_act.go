@@ -137,7 +137,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 		if answer, err = l.freeze(); err != nil || answer.Frozen.Count == 0 {
 			break
 		}
-		if err := a.confirm(answer.Frozen, done, of.Yes); err != nil {
+		if err := a.confirm(answer.Frozen, answer.Contents, c.URL(), done, of.Yes); err != nil {
 			return err
 		}
 		if name == "dead.replay" {
@@ -170,7 +170,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 }
 
 // confirm asks the operator at the terminal. Without a terminal, --yes is required.
-func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
+func (a *app) confirm(f *desk.Frozen, in *desk.Contents, system, done string, yes bool) error {
 	if yes {
 		return nil
 	}
@@ -178,12 +178,48 @@ func (a *app) confirm(f *desk.Frozen, done string, yes bool) error {
 	if a.answers == nil {
 		return usage("%s: add --yes to confirm, or --dry-run to see which", what)
 	}
-	fmt.Fprintf(a.stderr, "%s. Type %d to continue: ", what, f.Count)
+	for _, line := range contentLines(in) {
+		fmt.Fprintln(a.stderr, printable(line))
+	}
+	fmt.Fprintf(a.stderr, "%s, at %s. Type %d to continue: ", what, printable(system), f.Count)
 	line, err := a.answer(func() (string, error) { return bufio.NewReader(a.answers).ReadString('\n') })
-	if strings.TrimSpace(line) != fmt.Sprint(f.Count) {
-		return &failure{exitFailed, errors.Join(errors.New("nothing was done"), err)}
+	if given := strings.TrimSpace(line); given != fmt.Sprint(f.Count) {
+		nothing := errors.New("nothing was done")
+		if given != "" {
+			nothing = fmt.Errorf("nothing was done: you typed %q; the answer is the number of letters, %d, so that you have read it", shorten(given, 20), f.Count)
+		}
+		return &failure{exitFailed, errors.Join(nothing, err)}
 	}
 	return nil
+}
+
+// contentLines say what is in a selection, a line for each kind of value.
+func contentLines(in *desk.Contents) (lines []string) {
+	if in == nil {
+		return nil
+	}
+	for _, kind := range []struct {
+		name string
+		of   desk.Tally
+	}{{"causes", in.Causes}, {"targets", in.Targets}, {"recipients", in.Recipients}, {"names", in.Names}} {
+		var values []string
+		for _, v := range kind.of.First[:min(len(kind.of.First), 5)] {
+			values = append(values, fmt.Sprintf("%s (%d)", strings.TrimSuffix(v.Value, "."), v.Letters))
+		}
+		if more := kind.of.Values - len(values); more > 0 {
+			values = append(values, fmt.Sprintf("%d more", more))
+		}
+		if values != nil {
+			lines = append(lines, kind.name+": "+strings.Join(values, ", "))
+		}
+	}
+	if !in.SoonestExpiry.IsZero() {
+		lines = append(lines, "soonest expiry: "+when(in.SoonestExpiry)+", "+in.SoonestName)
+	}
+	for _, m := range in.MaybeSent[:min(len(in.MaybeSent), 5)] {
+		lines = append(lines, fmt.Sprintf("may have been sent: %d, look for %s at %s", m.Number, m.MessageID, strings.Join(m.Recipients, ", ")))
+	}
+	return lines
 }
 
 // errInterrupted says that the operator interrupted the program instead of answering.
@@ -248,6 +284,9 @@ func (a *app) printOrder(answer service.OrderAnswer, done string) {
 	case f.Count == 0:
 		fmt.Fprintln(a.stdout, none(which(f) != allOpen)+leftOut(f))
 	case answer.DryRun:
+		for _, line := range contentLines(answer.Contents) {
+			fmt.Fprintln(a.stdout, printable(line))
+		}
 		fmt.Fprintf(a.stdout, "%s would be %s%s\nfirst numbers: %s\nas of number %d, hash %s\n", count(f.Count, "dead letter"), done, leftOut(f), numbersText(f.Numbers), f.AsOf, f.Hash)
 	case answer.Run != nil:
 		fmt.Fprintf(a.stdout, "%s in replay run %s%s; see certpost replays show %s\n", count(f.Count, "dead letter"), answer.Run.ID, leftOut(f), answer.Run.ID)

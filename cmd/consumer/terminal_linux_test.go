@@ -221,7 +221,7 @@ func TestInterruptedQuestion(t *testing.T) {
 		term.Awaits("Type 3 to continue: ")
 		stop()
 	}()
-	if err := a.confirm(&desk.Frozen{Count: 3}, "discarded", false); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "nothing was done") {
+	if err := a.confirm(&desk.Frozen{Count: 3}, nil, "nats://x", "discarded", false); !errors.Is(err, errInterrupted) || !strings.Contains(err.Error(), "nothing was done") {
 		t.Errorf("%v", err)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"regexp"
 	"slices"
@@ -172,16 +173,19 @@ func TestConfirm(t *testing.T) {
 	for answer, want := range map[string]int{"12\n": exitDone, " 12 \r\n": exitDone, "y\n": exitFailed, "\n": exitFailed, "": exitFailed, "1": exitFailed} {
 		var asked strings.Builder
 		a := &app{ctx: t.Context(), stderr: &asked, answers: strings.NewReader(answer)}
-		err := a.confirm(frozen, "replayed", false)
+		err := a.confirm(frozen, nil, "nats://nats.example.com:4222", "replayed", false)
 		var f *failure
+		if answer == "y\n" && !strings.Contains(fmt.Sprint(err), `you typed "y"; the answer is the number of letters, 12`) {
+			t.Errorf("%q: %v", answer, err)
+		}
 		if (err == nil) != (want == exitDone) || err != nil && (!errors.As(err, &f) || f.code != want) {
 			t.Errorf("%q: %v", answer, err)
 		}
-		if asked.String() != "12 dead letters would be replayed (skipped: 2 held, 1 superseded). Type 12 to continue: " {
+		if asked.String() != "12 dead letters would be replayed (skipped: 2 held, 1 superseded), at nats://nats.example.com:4222. Type 12 to continue: " {
 			t.Errorf("it asks %q", asked.String())
 		}
 	}
-	if err := (&app{}).confirm(frozen, "replayed", true); err != nil {
+	if err := (&app{}).confirm(frozen, nil, "", "replayed", true); err != nil {
 		t.Errorf("with --yes: %v", err)
 	}
 	if newBar(&strings.Builder{}).out != nil {

@@ -48,6 +48,7 @@ const (
 	HeaderRollback       = "Certpost-Rollback" // restored, not-needed or failed; for mails not-supported
 	headerSecrets        = "Certpost-Secret-Versions"
 	headerFailedReplays  = "Certpost-Failed-Replays"
+	headerMessageID      = "Certpost-Message-Id"
 	headerToFix          = "Certpost-To-Fix"
 	HeaderReplaySubject  = "Certpost-Replay-Subject"
 	headerRestoredFrom   = "Certpost-Restored-From"
@@ -72,7 +73,8 @@ type DeadLetter struct {
 	FailedReplays int           `json:"failed_replays,omitempty"` // replays that ended in a letter, this one included
 	First         time.Time     `json:"first_attempt,omitzero"`
 	Last          time.Time     `json:"last_attempt,omitzero"`
-	Recipients    []string      `json:"recipients,omitempty"`      // those still owed
+	Recipients    []string      `json:"recipients,omitempty"`      // those still owed; of a mail that may have been sent, those who may have it
+	MessageID     string        `json:"message_id,omitempty"`      // of a mail that may have been sent
 	Secrets       string        `json:"secret_versions,omitempty"` // "reference=version, ..." used by the last attempt
 	ReplaySubject string        `json:"replay_subject"`
 	EventSubject  string        `json:"event_subject,omitempty"` // that the event was published on
@@ -183,6 +185,7 @@ func (d *DeadLetter) message(id string) *nats.Msg {
 	set(HeaderLastAttempt, timeText(d.Last))
 	set(HeaderCertainty, string(d.Certainty))
 	set(headerToFix, d.ToFix)
+	set(headerMessageID, d.MessageID)
 	set(HeaderRollback, string(verdict.RollbackOf(d.Outcome, d.Lane)))
 	set(HeaderRecipients, strings.Join(d.Recipients, ", "))
 	set(headerSecrets, d.Secrets)
@@ -236,6 +239,7 @@ func parseDeadLetter(raw *jetstream.RawStreamMsg) DeadLetter {
 	d.Generation, _ = strconv.Atoi(h.Get(HeaderGeneration))
 	d.ReplyCode, _ = strconv.Atoi(h.Get(HeaderReplyCode))
 	d.Attempts, _ = strconv.Atoi(h.Get(HeaderAttempts))
+	d.MessageID = h.Get(headerMessageID)
 	d.FailedReplays, _ = strconv.Atoi(h.Get(headerFailedReplays))
 	d.RestoredFrom, _ = strconv.ParseUint(h.Get(headerRestoredFrom), 10, 64)
 	d.First, _ = time.Parse(time.RFC3339Nano, h.Get(HeaderFirstAttempt))

@@ -121,6 +121,7 @@ var orders = map[string]struct{ Title, Verb, Says, Notice string }{
 type confirmView struct {
 	order
 	Frozen   desk.Frozen
+	Contents desk.Contents
 	Title    string
 	Verb     string
 	Says     string
@@ -154,7 +155,7 @@ func (p *pages) confirm(r *request) (view, error) {
 func (p *pages) confirmation(o order, fault string) view {
 	frozen := p.desk.FreezeFor(desk.Purpose(o.Action), o.Query, o.Numbers, o.Superseded)
 	words := orders[o.Action]
-	c := confirmView{order: o, Frozen: frozen, Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
+	c := confirmView{order: o, Frozen: frozen, Contents: p.desk.Contents(frozen), Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
 		Chips: chips(o.Query), Fault: fault, Takes: takes(frozen.Count, o)}
 	o.Query.AsOf = frozen.AsOf
 	values := o.Query.Values()

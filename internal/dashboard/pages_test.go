@@ -129,6 +129,8 @@ func views(text string) map[string]view {
 	asked := order{Action: "replay", Query: desk.Query{Code: verdict.SMTPAuth, Text: text}, Reason: text, Rate: verdict.Rate{Count: 10, Per: time.Second}, Canary: true}
 	confirmed := confirmView{order: asked, Frozen: desk.Frozen{Count: 100, AsOf: 900, Hash: "abcdef0123456789", Held: 1, Superseded: 2, Withheld: 3, InRuns: 4, Uncertain: 5, Numbers: []uint64{7, 8}}, Title: "Replay 100 dead letters", Verb: "Replay", Says: "So.",
 		Chips: list.Chips, Fields: []field{{"all", "yes"}, {"q", text}}, With: "/dead-letters/confirm", Takes: "10 s", Fault: "Say why.", Was: 101, Changed: "It has.", Commands: asked.commands(desk.Frozen{AsOf: 900, Hash: "abcdef"}),
+		Contents: spoil(desk.Contents{Causes: desk.Tally{Values: 7, First: []desk.Counted{{Value: "why", Letters: 3}}}, Recipients: desk.Tally{Values: 1, First: []desk.Counted{{Value: "a@example.com", Letters: 3}}}, SoonestExpiry: noon, SoonestName: "a.example",
+			MaybeSent: []desk.MaybeSentMail{{Number: 7, Target: "ops", MessageID: "<x>", Recipients: []string{"a@example.com"}}}}, text),
 		Ahead: spoil(&desk.SetPreflight{Verdict: "So.", Letters: 3, Parts: []desk.PartPreflight{{Target: "ops", Number: 7, Letters: 2, Preflight: ahead}, {Number: 8, Letters: 1, Preflight: verdict.NewPreflight(nil)}}}, text)}
 	paused := running
 	paused.State, paused.Why = desk.RunPaused, "to look"

@@ -68,6 +68,31 @@ func (t *Target) addressed(b *payload.Bundle, ev *events.Event) (*Target, *verdi
 	return &filled, nil
 }
 
+// Addressed returns the Message-ID of the mail of an event to a target, and its recipients by the
+// target's present definition; "" and nil if no mail can be made. It fetches nothing, so a place that
+// only a certificate in a secret fills has no recipients.
+func (c *Courier) Addressed(ev *events.Event, target string) (id string, recipients []string) {
+	t, known := c.book.Current().Get(target)
+	if !known || t.onHost() {
+		return "", nil
+	}
+	id = Inspector{c}.MessageID(target, ev.ID)
+	if t.places() {
+		leaf, err := ev.Leaf()
+		if err != nil || leaf == nil {
+			return id, nil
+		}
+		var failure *verdict.Failure
+		if t, failure = t.addressed(&payload.Bundle{Leaf: leaf}, ev); failure != nil {
+			return id, nil
+		}
+	}
+	if all, err := addressesOf(t, nil, nil, nil); err == nil {
+		recipients = all.envelope
+	}
+	return id, recipients
+}
+
 // fillPlaces returns the addresses that a recipient stands for, or what is missing.
 func fillPlaces(address string, b *payload.Bundle, labels map[string]string) (all []string, problem string) {
 	if address == emailPlace {

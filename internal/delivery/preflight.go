@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,16 @@ func (i Inspector) MessageID(target, event string) string {
 		return ""
 	}
 	return messageID(event, t.ID, cmp.Or(i.courier.opts.MessageIDDomain, from.domain()))
+}
+
+// Recipients returns the recipients that a target's definition names, without those that each event
+// fills; nil if the target is unknown or has none.
+func (i Inspector) Recipients(target string) []string {
+	t, ok := i.courier.book.Current().Get(target)
+	if !ok {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Concat(t.To, t.CC, t.BCC), hasPlace)
 }
 
 // examination collects the findings of one preflight. What could not be loaded is nil.

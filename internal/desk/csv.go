@@ -20,7 +20,7 @@ type Table[T any] struct {
 // LetterTable is the table of dead letters.
 var LetterTable = Table[Letter]{
 	Name:    "dead-letters",
-	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group", "to_fix"},
+	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group", "to_fix", "message_id", "failed_replays"},
 	Cells: func(l Letter) []string {
 		var cn, serial, expires string
 		if c := l.Certificate; c != nil {
@@ -28,7 +28,7 @@ var LetterTable = Table[Letter]{
 		}
 		return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
 			strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
-			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint, l.ToFix}
+			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint, l.ToFix, l.MessageID, some(uint64(l.FailedReplays))}
 	},
 }
 

@@ -32,6 +32,11 @@ type MessageIDs interface {
 	MessageID(target, event string) string
 }
 
+// Addressees may be implemented by a Deliverer: all recipients that a target's definition names.
+type Addressees interface {
+	Recipients(target string) []string
+}
+
 // Previewer may be implemented by a Deliverer: the mail of a target for a sample certificate.
 type Previewer interface {
 	Preview(target string) (*verdict.MailView, *verdict.Failure)

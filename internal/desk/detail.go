@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unique"
 
@@ -68,7 +69,13 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	if !events.IsToken(out.Target) {
 		return nil
 	}
-	if ids, ok := d.deliverer.(MessageIDs); ok {
+	if out.Status == Open {
+		one := []Letter{out.Letter}
+		d.complete(one)
+		out.Letter = one[0]
+	}
+	out.MessageID = out.DeadLetter.MessageID
+	if ids, ok := d.deliverer.(MessageIDs); ok && out.MessageID == "" {
 		out.MessageID = ids.MessageID(out.Target, out.DeadLetter.Event)
 	}
 	entries, err := d.b.Deliveries(ctx, out.Target, out.DeadLetter.Event)
@@ -83,6 +90,8 @@ func (d *Desk) addDelivery(ctx context.Context, out *Detail) error {
 	out.Delivery, out.Has, out.Reach = &e, e.Accepted, Reach(&e)
 	if e.State == broker.StateSent {
 		out.Recipients = nil // nothing is owed any more
+	} else {
+		out.Recipients = slices.DeleteFunc(slices.Clone(out.Recipients), func(r string) bool { return slices.Contains(e.Accepted, r) })
 	}
 	if e.Receipt != nil && e.Receipt.MessageID != "" {
 		out.MessageID = e.Receipt.MessageID

@@ -175,11 +175,15 @@ func (d *Desk) Groups(q Query) []Group {
 
 // Letters returns a page of a query's letters.
 func (d *Desk) Letters(q Query, p Page) Listing {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	f := q.ready()
-	out := Listing{AsOf: d.letters.outcomes.highest(), Beyond: d.letters.beyond()}
-	out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
+	out := func() (out Listing) {
+		d.mu.RLock()
+		defer d.mu.RUnlock()
+		f := q.ready()
+		out.AsOf, out.Beyond = d.letters.outcomes.highest(), d.letters.beyond()
+		out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
+		return out
+	}()
+	d.complete(out.Letters)
 	return out
 }
 
@@ -192,6 +196,7 @@ func (d *Desk) Each(q Query) iter.Seq[Letter] {
 			d.mu.RLock()
 			page, next := d.letters.page(f, after, maxPage)
 			d.mu.RUnlock()
+			d.complete(page)
 			for _, l := range page {
 				if !yield(l) {
 					return

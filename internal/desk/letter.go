@@ -43,9 +43,9 @@ type letter struct {
 // rareFields are values that most letters do not have, or that for most follow from the
 // other fields.
 type rareFields struct {
-	subject, token, replaySubject, traceParent string
-	failedReplays                              int32
-	restoredFrom                               uint64
+	subject, token, replaySubject, traceParent, messageID string
+	failedReplays                                         int32
+	restoredFrom                                          uint64
 }
 
 // never is later than the expiry of any certificate.
@@ -76,7 +76,7 @@ func (l *letter) setRareFields(d *broker.DeadLetter) {
 	if d.ReplaySubject != l.defaultReplaySubject() {
 		o.replaySubject = strings.Clone(d.ReplaySubject)
 	}
-	o.traceParent = strings.Clone(d.TraceParent)
+	o.traceParent, o.messageID = strings.Clone(d.TraceParent), strings.Clone(d.MessageID)
 	l.rareFields = &o
 	if subject := d.Subject; subject != l.subject() {
 		o.subject = strings.Clone(subject)
@@ -134,6 +134,7 @@ func (l *letter) letter() Letter {
 		out.Recipients = strings.Split(owed, ", ")
 	}
 	if l.rareFields != nil {
+		out.MessageID = l.rareFields.messageID
 		out.TraceParent, out.RestoredFrom, out.FailedReplays = l.rareFields.traceParent, l.rareFields.restoredFrom, int(l.rareFields.failedReplays)
 	}
 	if l.hasLeaf {

@@ -51,6 +51,13 @@ type Courier interface {
 	ResumeRelay(relay string)
 }
 
+// Addresser may be implemented by a Courier: the Message-ID of the mail of an event to a target, and
+// its recipients by the target's definition, "" and nil if there can be none. A letter about a mail
+// that may have been sent says with them what to look for, and where.
+type Addresser interface {
+	Addressed(ev *events.Event, target string) (messageID string, recipients []string)
+}
+
 // Settings are the settings of fan-out and delivery.
 type Settings struct {
 	// Concurrency is the maximum number of deliveries at a time, per lane and process.

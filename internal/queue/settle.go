@@ -352,6 +352,12 @@ func (j *job) letter(f *verdict.Failure) *broker.DeadLetter {
 		d.Recipients = missing // including those refused in earlier attempts
 	}
 	d.EventSubject, d.Published = broker.SubjectOfEvent(j.msg.Headers()), j.publication()
+	if a, ok := j.r.courier.(Addresser); ok && j.event != nil && d.Certainty == verdict.MaybeSent {
+		var all []string
+		if d.MessageID, all = a.Addressed(j.event, j.target); len(d.Recipients) == 0 && j.recipients == nil {
+			d.Recipients = slices.DeleteFunc(all, func(r string) bool { return slices.Contains(j.entry.Accepted, r) })
+		}
+	}
 	if j.event != nil {
 		d.Event, d.Token = j.event.ID, j.token
 		d.EventSubject = j.event.Subject

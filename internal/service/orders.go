@@ -69,10 +69,12 @@ type LetterResult struct {
 type OrderAnswer struct {
 	Letters []LetterResult `json:"letters,omitempty"`
 	Frozen  *desk.Frozen   `json:"frozen,omitempty"`
-	DryRun  bool           `json:"dry_run,omitempty"`
-	Run     *desk.Run      `json:"run,omitempty"`
-	Done    int            `json:"done"`
-	Rest    *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: the remaining letters; its hash and filter select them in the next order
+	// Contents are the causes, targets, recipients and names of the letters of a dry run by filter.
+	Contents *desk.Contents `json:"contents,omitempty"`
+	DryRun   bool           `json:"dry_run,omitempty"`
+	Run      *desk.Run      `json:"run,omitempty"`
+	Done     int            `json:"done"`
+	Rest     *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: the remaining letters; its hash and filter select them in the next order
 }
 
 // each acts on letters given by number. All numbers are checked first: if one is not an
@@ -156,7 +158,7 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 		return c.each(ctx, o.Selection, false, func(d desk.Detail) (LetterResult, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
 			if errors.Is(err, desk.ErrUncertain) {
-				err = fmt.Errorf("%w; %s", err, lookFor(d.MessageID))
+				err = fmt.Errorf("%w; %s, then replay it with --may-have-been-sent (may_have_been_sent in requests)", err, lookFor(d.MessageID))
 			}
 			return LetterResult{Done: "published again to " + d.ReplaySubject}, err
 		})
@@ -166,10 +168,23 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 	}
 	f, err := c.frozen(o.Selection, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return OrderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+		return c.dry(f, o.DryRun), err
 	}
 	run, err := c.desk.StartRun(ctx, o.actor(), desk.RunSpec{Frozen: f, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
+	if errors.Is(err, desk.ErrUncertain) {
+		err = fmt.Errorf("%w; look for the Message-IDs of `certpost dead-letters list --certainty may-have-been-sent -o csv` first, then add --may-have-been-sent (may_have_been_sent in requests)", err)
+	}
 	return OrderAnswer{Frozen: &f, Run: &run}, err
+}
+
+// dry is the answer to an order by filter that does nothing.
+func (c *API) dry(f desk.Frozen, dryRun bool) OrderAnswer {
+	a := OrderAnswer{Frozen: &f, DryRun: dryRun}
+	if dryRun && f.Count > 0 {
+		contents := c.desk.Contents(f)
+		a.Contents = &contents
+	}
+	return a
 }
 
 func lookFor(messageID string) string {
@@ -206,7 +221,7 @@ func (c *API) many(ctx context.Context, o Selection, purpose desk.Purpose, reaso
 	}
 	f, err := c.frozen(o, purpose)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return OrderAnswer{Frozen: &f, DryRun: o.DryRun}, err
+		return c.dry(f, o.DryRun), err
 	}
 	a := OrderAnswer{Frozen: &f}
 	part := f

@@ -1,0 +1,51 @@
+package desk
+
+import (
+	"slices"
+	"testing"
+	"time"
+	"unique"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// definitions is a Deliverer whose targets have recipients and Message-IDs.
+type definitions struct{ fakeDeliverer }
+
+func (definitions) Recipients(target string) []string     { return []string{"all@" + target + ".example"} }
+func (definitions) MessageID(target, event string) string { return "<" + event + "." + target + ">" }
+
+// Lists and the contents of a selection have the recipients, and the Message-IDs of mails that may
+// have been sent, also where the letter does not say them.
+func TestContentsOfASelection(t *testing.T) {
+	t.Parallel()
+	d, now := New(nil, definitions{}, zerolog.Nop()), time.Now()
+	for i, l := range []broker.DeadLetter{
+		{Outcome: verdict.Outcome{Code: verdict.DeliveryUncertain, Phase: verdict.PhaseContent, Certainty: verdict.MaybeSent}, Target: "a", Recipients: []string{"x@a.example"}, MessageID: "<stored>"},
+		{Outcome: verdict.Outcome{Code: verdict.DeliveryUncertain, Phase: verdict.PhaseContent, Certainty: verdict.MaybeSent}, Target: "a"},
+		{Outcome: verdict.Outcome{Code: verdict.TargetUnknown, Phase: verdict.PhaseResolve}, Target: "typo", Recipients: []string{"x@a.example"}},
+	} {
+		l.Sequence, l.Event, l.ReplaySubject, l.Time = uint64(i+1), "e"+string(rune('1'+i)), "certpost.delivery.r."+l.Target, now
+		d.add(l, &leaf{cn: "host" + string(rune('1'+i)) + ".example", issuer: unique.Make("CN=CA"), notAfter: now.Add(time.Duration(9-i) * time.Hour).Unix()})
+	}
+	list := d.Letters(Query{Order: Oldest}, Page{}).Letters
+	if list[0].MessageID != "<stored>" || list[1].MessageID != "<e2.a>" || list[2].MessageID != "" || !slices.Equal(list[1].Recipients, []string{"all@a.example"}) {
+		t.Errorf("the list has %+v", list)
+	}
+	got := d.Contents(d.Freeze(Query{}, nil, false))
+	if want := []Counted{{"a", 2}, {"typo", 1}}; !slices.Equal(got.Targets.First, want) || got.Targets.Values != 2 {
+		t.Errorf("targets %+v, want %+v", got.Targets, want)
+	}
+	if want := []Counted{{"x@a.example", 2}, {"all@a.example", 1}}; !slices.Equal(got.Recipients.First, want) {
+		t.Errorf("recipients %+v, want %+v", got.Recipients, want)
+	}
+	if len(got.Causes.First) != 2 || got.Causes.First[1].Value != "No target was found for the event: typo" || got.Names.Values != 3 || got.SoonestName != "host3.example" {
+		t.Errorf("%+v", got)
+	}
+	if len(got.MaybeSent) != 2 || got.MaybeSent[0].MessageID != "<stored>" || got.MaybeSent[1].Recipients[0] != "all@a.example" {
+		t.Errorf("to look for: %+v", got.MaybeSent)
+	}
+}
