@@ -15,6 +15,7 @@ type attemptsView struct {
 	List    []attempt // newest first
 	Columns []string  // of the comparison, oldest first; nil: there is nothing to compare
 	Rows    []difference
+	Same    bool // no fact differs
 }
 
 // attempt is one failed attempt.
@@ -50,6 +51,7 @@ func attemptsOf(e *broker.Entry) attemptsView {
 		v.List = append(v.List, a)
 	}
 	v.Columns, v.Rows = compare(v.List, e)
+	v.Same = len(v.Rows) > 0 && !v.Rows[0].Changed // those that differ come first
 	slices.Reverse(v.List)
 	return v
 }

@@ -37,6 +37,11 @@ func TestAttemptsAreCompared(t *testing.T) {
 		t.Errorf("secrets: %s", got)
 	}
 	e.State = broker.StateWaiting
+	equal := e
+	equal.State, equal.Tries = broker.StateDead, []broker.Try{e.Tries[0], e.Tries[0]}
+	if v := attemptsOf(&equal); !v.Same || len(v.Rows) == 0 || attemptsOf(&e).Same {
+		t.Errorf("two equal attempts differ: %+v", v.Rows)
+	}
 	e.Tries = e.Tries[:1]
 	if v := attemptsOf(&e); len(v.List) != 1 || v.Rows != nil {
 		t.Errorf("a single attempt has a comparison: %+v", v.Rows)

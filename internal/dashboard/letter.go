@@ -16,6 +16,7 @@ import (
 // letterView is one letter: what happened, what to fix, and the possible actions.
 type letterView struct {
 	desk.Detail
+	Title    string  // www.example.com to partner
 	Says     string  // what happened
 	Phases   []phase // shown when no attempt with its own phases is kept
 	Timeline []moment
@@ -43,13 +44,13 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	if change != nil {
 		change(&v)
 	}
-	return view{template: "letter", title: fmt.Sprintf("Dead letter %d", d.Sequence), data: v, object: d.Whole()}, nil
+	return view{template: "letter", title: fmt.Sprintf("%s: dead letter %d", v.Title, d.Sequence), data: v, object: d.Whole()}, nil
 }
 
 func newLetterView(d desk.Detail, now time.Time) letterView {
 	attempts := attemptsOf(d.Delivery)
 	v := letterView{
-		Detail: d, Says: whatHappened(d), Phases: phases(d.Phase, d.Certainty), Timeline: timeline(d, attempts.List, now), Attempts: attempts,
+		Detail: d, Title: titleOf(&d), Says: whatHappened(d), Phases: phases(d.Phase, d.Certainty), Timeline: timeline(d, attempts.List, now), Attempts: attempts,
 		Event: newEventView(d.Event), Actions: actions(d), Group: lettersPath + "/groups/" + d.Fingerprint, Ledger: deliveryAddress(d.Target, d.DeadLetter.Event),
 	}
 	for _, record := range d.History {
@@ -58,6 +59,18 @@ func newLetterView(d desk.Detail, now time.Time) letterView {
 		}
 	}
 	return v
+}
+
+// titleOf returns what a letter is about: the certificate, or the event if it has none, and the target.
+func titleOf(d *desk.Detail) string {
+	title := "Event " + d.DeadLetter.Event
+	if c := d.Certificate; c != nil && c.Name() != "" {
+		title = c.Name()
+	}
+	if d.Target != "" {
+		title += " to " + d.Target
+	}
+	return title
 }
 
 // whatHappened summarizes a letter: cause, phase, attempts, and whether it was sent.
