@@ -146,20 +146,28 @@ func (c *restoreCmd) Run(a *app) error {
 		return err
 	}
 	defer store.Close()
-	if cfg.NATS.URL == "" {
+	embedded := cfg.NATS.URL == ""
+	if embedded {
 		if err := c.restoreKeys(cfg.DataDir, content); err != nil {
 			return err
 		}
 		// No client may publish, and nothing may be delivered, before the restore is complete.
 		cfg.NATS.Listen = "none"
 	}
-	b, err := broker.Open(cfg.brokerConfig(a.ctx, store), log)
+	opened := cfg.brokerConfig(a.ctx, store)
+	opened.Restoring = true
+	b, err := broker.Open(opened, log)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
 	if err := c.restore(a, b, content); err != nil {
 		return err
+	}
+	if embedded {
+		if err := broker.EndRestore(cfg.DataDir); err != nil {
+			return err
+		}
 	}
 	if c.Output == "json" {
 		return a.json(content)
@@ -196,6 +204,9 @@ func (c *restoreCmd) restoreKeys(dataDir string, content backup) error {
 		if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 			return usage("%s exists: restore into an empty data_dir", to)
 		}
+	}
+	if err := broker.BeginRestore(dataDir); err != nil {
+		return usage("%w", err)
 	}
 	for _, key := range content.Keys {
 		if _, err := copyPrivate(filepath.Join(c.Dir, backupKeys, key.File), filepath.Join(dataDir, key.File), key.SHA256); err != nil {

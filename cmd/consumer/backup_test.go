@@ -190,9 +190,15 @@ func TestBackupsThatCannotBeUsed(t *testing.T) {
 	if got := n.certpost("restore", dir); got.code != exitUsage || !strings.Contains(got.stderr, "is not a file with keys") {
 		t.Errorf("a key that is a link: exit %d, %q", got.code, got.stderr)
 	}
-	full := o.certpost("restore", dir) // the program holds the store
-	if full.code == exitDone {
-		t.Errorf("a restore into the store of a running program: %q", full.stdout)
+	if err := os.WriteFile(content, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	full := o.certpost("restore", dir) // the program holds the store, and must be able to start again
+	if full.code != exitUsage || !strings.Contains(full.stderr, "restore into an empty data_dir") {
+		t.Errorf("a restore into the store of a running program: %+v", full)
+	}
+	if _, err := os.Stat(o.path("data/restore.unfinished")); err == nil {
+		t.Error("the store of a running program is marked as unfinished")
 	}
 }
 

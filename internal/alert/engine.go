@@ -64,6 +64,7 @@ type Engine struct {
 	// them.
 	first          map[string]sighting
 	watching, away time.Time
+	found, warned  bool // the store has answered before; the log has that it is away
 
 	wg   sync.WaitGroup
 	busy map[string]*sync.Mutex // by sender
@@ -94,6 +95,9 @@ func New(s Settings, store Store) *Engine {
 const (
 	// every is the time between two looks.
 	every = 5 * time.Second
+	// starting is how long the first start may take to make the streams. Until then it is no news that
+	// the state cannot be read.
+	starting = 30 * time.Second
 	// patience bounds one look, and one change of the board.
 	patience = 4 * time.Second
 	// stopPatience is how long a message that is being sent may take after the end of the program has begun.
@@ -165,7 +169,7 @@ func (e *Engine) look(ctx context.Context) {
 		e.alone(own, err, now)
 		return
 	}
-	e.away = time.Time{}
+	e.away, e.found = time.Time{}, true
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.last, e.lone = board, nil
@@ -175,7 +179,10 @@ func (e *Engine) look(ctx context.Context) {
 func (e *Engine) alone(own []Condition, err error, now time.Time) {
 	e.watching = time.Time{}
 	if e.away.IsZero() {
-		e.away = now
+		e.away, e.warned = now, false
+	}
+	if !e.warned && (e.found || now.Sub(e.away) >= starting) {
+		e.warned = true
 		e.Log.Warn().Err(err).Msg("alerts: the state in NATS cannot be read or written; this process tells what concerns itself after alerts.not_ready")
 	}
 	if e.NotReady > 0 && now.Sub(e.away) >= e.NotReady && !slices.ContainsFunc(own, func(c Condition) bool { return c.Kind == NotReady }) {

@@ -1,6 +1,7 @@
 package alert
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -267,6 +268,39 @@ func TestKilledWhileSending(t *testing.T) {
 	w.got = nil
 	w.pass(time.Hour, b)
 	w.told()
+}
+
+// At the first start there are no streams yet: that is no news. An outage is, at once, and so is a store
+// that does not come.
+func TestFirstStartIsSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var log bytes.Buffer
+	process := func() *Engine {
+		log.Reset()
+		e := w.process("a")
+		e.Log = zerolog.New(&log)
+		w.store.away = true
+		return e
+	}
+	lines := func() int { return strings.Count(log.String(), "cannot be read or written") }
+	e := process()
+	w.pass(20*time.Second, e)
+	w.store.away = false
+	w.pass(time.Minute, e)
+	if lines() != 0 {
+		t.Errorf("at the first start: %s", log.String())
+	}
+	w.store.away = true
+	w.pass(10*time.Second, e)
+	if lines() != 1 {
+		t.Errorf("in an outage: %s", log.String())
+	}
+	e = process()
+	w.pass(time.Hour, e)
+	if lines() != 1 {
+		t.Errorf("without a store: %d lines", lines())
+	}
 }
 
 // A message that was sent, which could not be stored, is not sent again by the process that knows it.

@@ -177,7 +177,24 @@ func (b *Broker) RestoreBackup(ctx context.Context, dir string, streams []Backed
 		}
 		done(s)
 	}
+	for _, s := range streams {
+		if err := b.endRestore(ctx, s.Stream); err != nil {
+			return fmt.Errorf("restore of stream %s: %w", s.Stream, err)
+		}
+	}
 	return nil
+}
+
+// endRestore removes the mark of a restore from a stream.
+func (b *Broker) endRestore(ctx context.Context, name string) error {
+	stream, err := b.js.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	cfg := stream.CachedInfo().Config
+	delete(cfg.Metadata, restoringKey)
+	_, err = b.js.UpdateStream(ctx, cfg)
+	return err
 }
 
 func (b *Broker) restoreStream(ctx context.Context, m *jsm.Manager, dir string, want BackedUp, newest time.Time) error {
@@ -190,10 +207,11 @@ func (b *Broker) restoreStream(ctx context.Context, m *jsm.Manager, dir string, 
 	}
 	cfg := held.Config
 	cfg.Replicas, cfg.Placement = max(b.cfg.Replicas, 1), nil
+	if cfg.Metadata == nil {
+		cfg.Metadata = map[string]string{}
+	}
+	cfg.Metadata[restoringKey] = "unfinished"
 	if want.Stream == "KV_"+LedgerBucket && !newest.IsZero() {
-		if cfg.Metadata == nil {
-			cfg.Metadata = map[string]string{}
-		}
 		cfg.Metadata[restoredKey] = newest.UTC().Format(time.RFC3339Nano)
 	}
 	_, state, err := m.RestoreSnapshotFromDirectory(ctx, want.Stream, dir, jsm.RestoreConfiguration(cfg))

@@ -19,7 +19,7 @@ import (
 func TestRightsOfBackups(t *testing.T) {
 	t.Parallel()
 	const backup = `"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.SNAPSHOT.*", "$JS.SNAPSHOT.ACK.>"`
-	const restore = `"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.RESTORE.*", "$JS.SNAPSHOT.RESTORE.>"`
+	const restore = `"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.RESTORE.*", "$JS.API.STREAM.UPDATE.*", "$JS.SNAPSHOT.RESTORE.>"`
 	page, err := os.ReadFile(filepath.Join(lab.Root(), "docs", "upgrading.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -34,6 +34,8 @@ type Config struct {
 	Password        func() ([]byte, error) // called at every connect; nil: none
 	// CAFile, CertFile and KeyFile are PEM files for TLS and a client certificate.
 	CAFile, CertFile, KeyFile string
+	// Restoring opens an embedded store whose restore has not ended.
+	Restoring bool
 	// Replicas of streams, consumers and bucket: 1, 3 or 5.
 	Replicas int
 	// MaxBytes are limits of streams, by name, for accounts that require them; a full

@@ -55,6 +55,12 @@ func startEmbedded(cfg Config, log zerolog.Logger) (*embedded, error) {
 	if e.lock, err = lockStore(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if !cfg.Restoring {
+		if err := checkRestored(cfg.DataDir); err != nil {
+			e.stop()
+			return nil, err
+		}
+	}
 	if err := checkRoom(cfg.DataDir); err != nil {
 		e.stop()
 		return nil, err

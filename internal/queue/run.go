@@ -154,7 +154,7 @@ func NewRunner(b *broker.Broker, c Courier, set Settings, m *Metrics) *Runner {
 
 // Run works until the context ends. Then it stops fetching, lets the deliveries in work
 // finish within the grace period and NAKs the rest. It returns early only with
-// ErrNotOurs, ErrNewerLayout, ErrAuditKey or ErrStoreFailed, which an operator has to fix before anything can be
+// ErrNotOurs, ErrNewerLayout, ErrUnfinishedRestore, ErrAuditKey or ErrStoreFailed, which an operator has to fix before anything can be
 // delivered.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil || ctx.Err() != nil {
@@ -248,7 +248,7 @@ func (r *Runner) openRelays(ctx context.Context) error {
 }
 
 // prepare ensures the topology and opens the buckets. It retries until that succeeds or
-// ctx ends, but returns at once with ErrNotOurs, ErrNewerLayout and ErrAuditKey.
+// ctx ends, but returns at once with ErrNotOurs, ErrNewerLayout, ErrUnfinishedRestore and ErrAuditKey.
 func (r *Runner) prepare(ctx context.Context) error {
 	connected := r.Conn().StatusChanged(nats.CONNECTED)
 	defer r.Conn().RemoveStatusListener(connected)
@@ -273,7 +273,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 			r.setReady(nil)
 			return nil
 		}
-		if errors.Is(err, broker.ErrNotOurs) || errors.Is(err, broker.ErrNewerLayout) || errors.Is(err, broker.ErrAuditKey) {
+		if errors.Is(err, broker.ErrNotOurs) || errors.Is(err, broker.ErrNewerLayout) || errors.Is(err, broker.ErrUnfinishedRestore) || errors.Is(err, broker.ErrAuditKey) {
 			r.setReady(err)
 			return err
 		}
