@@ -158,11 +158,17 @@ func (c *DemoRelayConfig) rules() []devrelay.Rule {
 // faultFlag are the parts of --fault: [STAGE:]ADDRESS=REPLY.
 var faultFlag = regexp.MustCompile(`^(?:(mail|rcpt|data):)?([^=]*)=(?:(disconnect)|([45]\d\d)(?: (\d\.\d{1,3}\.\d{1,3}))?(?: (.*))?)$`)
 
+// likeEnhanced are the texts that begin with what was meant to be an enhanced code.
+var likeEnhanced = regexp.MustCompile(`^\d+\.[\d.]*(?: |$)`)
+
 // parseFault reads --fault. The address is the sender's for MAIL, else a recipient's.
 func parseFault(text string) (fault DemoRelayFault, err error) {
 	m := faultFlag.FindStringSubmatch(text)
 	if m == nil {
 		return fault, fmt.Errorf("--fault %q: want [mail:|rcpt:|data:]ADDRESS=REPLY, such as 'full@*=452 4.2.2 Mailbox full' or 'data:lost@*=disconnect'", text)
+	}
+	if likeEnhanced.MatchString(m[6]) {
+		return fault, fmt.Errorf("--fault %q: %q is no enhanced code: want one like 4.2.2 for a code 4yz, or 5.1.1 for 5yz", text, strings.Fields(m[6])[0])
 	}
 	fault.SetDefaults()
 	if m[1] != "" {

@@ -200,7 +200,7 @@ func sinceReplay(e broker.Entry) string {
 // deliveryFields returns the fields of a ledger entry, as text.
 func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
-		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", string(e.State)},
+		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", stateText(e)},
 		{"Attempts", number(e.AllAttempts())}, {"Since the replay", sinceReplay(e)}, {"Failed replays", number(e.FailedReplays)}, {"First attempt", when(e.FirstOfAll())}, {"Last attempt", when(e.Last)},
 		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not sent to", strings.Join(e.Missing(), ", ")}, {"Reach", desk.Reach(&e)},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
@@ -229,7 +229,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 			[2]string{"Rollback", "not available: " + r.Remedy()})
 	}
 	if r := e.Receipt; r != nil {
-		fields = append(fields, [2]string{"Payload", r.Payload}, [2]string{"Files", strings.Join(r.Files, ", ")}, [2]string{"Private key", keyText(r.PrivateKey)}, [2]string{"Definition", r.Definition})
+		fields = append(fields, [2]string{"Payload", r.Payload}, [2]string{"Files", strings.Join(r.Files, ", ")}, [2]string{"Private key", keyOf(r)}, [2]string{"Definition", r.Definition})
 		for _, warning := range r.Warnings {
 			fields = append(fields, [2]string{"Warning", warning})
 		}
@@ -272,6 +272,25 @@ func servedText(c *verdict.Certificate) string {
 		return ""
 	}
 	return fmt.Sprintf("%s, serial %s, valid to %s", c.Name(), c.Serial, when(c.NotAfter))
+}
+
+// stateText is the state of a delivery; of a deployment it says what became of the files.
+func stateText(e broker.Entry) string {
+	if e.State == broker.StateSent && e.Receipt != nil && e.Receipt.OnHost() {
+		return string(e.State) + " (" + e.Receipt.State + ")"
+	}
+	return string(e.State)
+}
+
+// keyOf says where the private key of a delivery is.
+func keyOf(r *verdict.Receipt) string {
+	if !r.OnHost() || !r.PrivateKey.Sent() {
+		return keyText(r.PrivateKey)
+	}
+	if r.KeyMode == "" { // of a version that did not record it
+		return "in the files on the host"
+	}
+	return "in the files on the host, mode " + r.KeyMode
 }
 
 // keyText says whether a private key was in a mail; "" if that is not known.

@@ -15,7 +15,7 @@ import (
 type deliveriesRollbackCmd struct {
 	Event  string `arg:"" help:"Id of the event."`
 	Target string `arg:"" optional:"" help:"Id of the target. Default: the only one of the event that can be rolled back."`
-	Reason string `help:"Reason (kept in the audit)."`
+	Reason string `help:"Reason (kept in the audit; required)."`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 

@@ -98,7 +98,7 @@ func TestAgentOnAMailHost(t *testing.T) {
 
 	o.issueTo("e2", "file")
 	o.entry("e2", "file", broker.StateSent)
-	if said := r.as("operator", "deliveries", "rollback", "e2").done(t); !strings.Contains(said, "mail host mx1") {
+	if said := r.as("operator", "deliveries", "rollback", "e2", "--reason", "a try").done(t); !strings.Contains(said, "mail host mx1") {
 		t.Errorf("rollback: %s", said)
 	}
 	o.until("the rollback is recorded", func() bool { return o.entry("e2", "file", broker.StateSent).Receipt.RolledBack != nil })

@@ -136,7 +136,7 @@ func TestDeploymentByEvent(t *testing.T) {
 		t.Errorf("the receipt of the second deployment is %+v", e.Receipt)
 	}
 	shown := o.certpost("deliveries", "show", "e2", "file").done(t)
-	for _, want := range []string{"Deployed", "mx1", "Rollback", "certpost deliveries rollback e2 file"} {
+	for _, want := range []string{"Deployed", "mx1", "Rollback", "certpost deliveries rollback e2 file", "sent (deployed)", "in the files on the host, mode 0600"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("deliveries show lacks %q:\n%s", want, shown)
 		}
@@ -258,7 +258,7 @@ func TestRollbackByCommand(t *testing.T) {
 	o.issueTo("e1", "file")
 	o.entry("e1", "file", broker.StateSent)
 	former := o.content("file.pem")
-	o.refuses("no deployment that can be rolled back", "deliveries", "rollback", "e1") // the first one replaced nothing
+	o.refuses("no deployment that can be rolled back", "deliveries", "rollback", "e1", "--reason", "x") // the first one replaced nothing
 	o.issueTo("e2", "file", "nobody")
 	o.entry("e2", "file", broker.StateSent)
 	o.mailTo("nobody@demo.example", 1)
@@ -266,7 +266,11 @@ func TestRollbackByCommand(t *testing.T) {
 	if o.content("file.pem") == former {
 		t.Fatal("the second certificate is not there")
 	}
-	o.refuses("a mail cannot be taken back; if it must not be used, revoke the certificate at its CA", "deliveries", "rollback", "e2", "nobody")
+	o.refuses("a mail cannot be taken back; if it must not be used, revoke the certificate at its CA", "deliveries", "rollback", "e2", "nobody", "--reason", "x")
+	o.refuses("reason", "deliveries", "rollback", "e2")
+	if status, _ := o.doors().visit("POST /deliveries/file/" + events.Token("e2") + "/rollback reason="); status == 303 {
+		t.Error("the page rolls back without a reason")
+	}
 	text := o.certpost("deliveries", "rollback", "e2", "--reason", "clients reject it").done(t)
 	if !strings.Contains(text, "target file on mail host mx1") || !strings.Contains(text, "e1.example.com") {
 		t.Errorf("rollback: %s", text)
@@ -285,7 +289,7 @@ func TestRollbackByCommand(t *testing.T) {
 	if !strings.Contains(shown, "Rolled back") || !strings.Contains(shown, "clients reject it") {
 		t.Errorf("deliveries show: %s", shown)
 	}
-	o.refuses("the former certificate is back", "deliveries", "rollback", "e2", "file")
+	o.refuses("the former certificate is back", "deliveries", "rollback", "e2", "file", "--reason", "x")
 	log := o.certpost("audit", "list").done(t)
 	for _, want := range []string{"rollback-ordered", "rolled-back", "clients reject it"} {
 		if !strings.Contains(log, want) {
@@ -302,7 +306,7 @@ func TestRollbackByCommand(t *testing.T) {
 	o.issueTo("e4", "file")
 	o.entry("e4", "file", broker.StateSent)
 	there := o.content("file.pem")
-	o.refuses("not the certificate of this deployment", "deliveries", "rollback", "e3", "file")
+	o.refuses("not the certificate of this deployment", "deliveries", "rollback", "e3", "file", "--reason", "x")
 	if o.content("file.pem") != there {
 		t.Error("a rollback of an earlier deployment has touched the file")
 	}

@@ -130,13 +130,16 @@ func TestRelayCommandIsChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, args := range map[string][]string{
-		"demo_relay.smtp: want an address":             {"--smtp=25"},
-		"demo_relay.key_file: has no certificate":      {"--key=key.pem"},
-		`demo_relay.store_format: want eml or maildir`: {"--store=x", "--store-format=mbox"},
-		"--fault \"a=12\": want":                       {"--fault=a=12"},
-		"--user: want NAME=REF":                        {"--user=certs"},
-		"can't be used together":                       {"--cert=a", "--own-ca=b"},
-		"demo_relay.max_message_bytes: want 1024":      {"--max-message-bytes=10"},
+		"demo_relay.smtp: want an address":              {"--smtp=25"},
+		"demo_relay.key_file: has no certificate":       {"--key=key.pem"},
+		`demo_relay.store_format: want eml or maildir`:  {"--store=x", "--store-format=mbox"},
+		"--fault \"a=12\": want":                        {"--fault=a=12"},
+		"code 452 with 5.2.2; the enhanced code begins": {"--fault=a=452 5.2.2 no"},
+		"code 499, which is no SMTP reply":              {"--fault=a=499 no"},
+		"is no enhanced code: want one like 4.2.2":      {"--fault=a=452 4.2 no"},
+		"--user: want NAME=REF":                         {"--user=certs"},
+		"can't be used together":                        {"--cert=a", "--own-ca=b"},
+		"demo_relay.max_message_bytes: want 1024":       {"--max-message-bytes=10"},
 	} {
 		got := command(t, nil, append([]string{"--config", file, "relay"}, args...)...)
 		if got.code != exitUsage || !strings.Contains(got.stderr, says) {
@@ -157,7 +160,7 @@ func TestFaultFlags(t *testing.T) {
 			t.Errorf("%q: %+v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "full@*", "full@*=", "full@*=250 ok", "helo:x=250 no", "full@*=disconnected"} {
+	for _, text := range []string{"", "full@*", "full@*=", "full@*=250 ok", "helo:x=250 no", "full@*=disconnected", "full@*=452 4.2 full", "full@*=452 9.9.9.9", "full@*=4522 x"} {
 		if got, err := parseFault(text); err == nil {
 			t.Errorf("%q: %+v", text, got)
 		}

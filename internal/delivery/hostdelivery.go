@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
@@ -73,6 +74,9 @@ func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
 	}
 	if a.target.oneFile() {
 		r.Payload, r.PrivateKey = a.target.Payload, a.target.keySent()
+	}
+	if r.PrivateKey.Sent() {
+		r.KeyMode = a.target.KeyMode.String()
 	}
 	if result.Replaced != nil {
 		r.Replaced = verdict.CertificateOf(result.Replaced).Fingerprint
@@ -153,7 +157,7 @@ func (c *Courier) RecoverHost(ctx context.Context, report func(target, text stri
 		case err != nil && ctx.Err() == nil:
 			report(t.ID, legible.Clean(err.Error(), 600), true)
 		case recovered:
-			report(t.ID, "a deployment that was interrupted was finished, or the former files were put back", false)
+			report(t.ID, fmt.Sprintf("a deployment to target %s (%s) that was interrupted was finished, or the former files were put back", t.ID, strings.Join(t.hostFiles(), ", ")), false)
 		}
 	}
 }

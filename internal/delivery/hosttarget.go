@@ -182,7 +182,9 @@ func (t *Target) validateKeys(v *validation) {
 			}
 		}
 		hint := ""
-		if near := legible.Nearest(s.Name, keysByType[t.Type]...); near != "" {
+		if i := slices.IndexFunc(keysByType[t.Type], func(key string) bool { return strings.HasPrefix(key, s.Name+"_") }); i >= 0 {
+			hint = "; did you mean " + keysByType[t.Type][i] + "?"
+		} else if near := legible.Nearest(s.Name, keysByType[t.Type]...); near != "" {
 			hint = "; did you mean " + near + "?"
 		}
 		v.err(s.Name, "is a key of targets of type %s, and this one is of type %s: leave it out, or correct type%s", strings.Join(types, ", "), t.Type, hint)
@@ -311,6 +313,9 @@ func (t *Target) validateHost(v *validation) {
 	verify := t.PostDeployVerify
 	problems := t.deployment().Problems()
 	for _, p := range problems {
+		if p.Key == "post_deploy_verify.attempts" {
+			continue // its bounds are those of the key
+		}
 		if !strings.HasPrefix(p.Key, "post_deploy_verify.endpoint") && !strings.HasPrefix(p.Key, "post_deploy_verify.protocol") {
 			v.err(p.Key, "%s", strings.Replace(p.Message, "is missing", "is required", 1))
 		}

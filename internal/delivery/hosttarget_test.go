@@ -131,6 +131,13 @@ func TestHostTargetProblems(t *testing.T) {
 			t.Errorf("%s: %v, want %s", more, got, want)
 		}
 	}
+	if _, got := hostTarget(t, append(slices.Clone(file), "keystore_password: {env: X}", "reload: signal")...); !strings.Contains(strings.Join(got, "\n"), "did you mean reload_command?") {
+		t.Errorf("reload of a file: %v", got)
+	}
+	many := slices.DeleteFunc(slices.Clone(base), func(l string) bool { return l == verified })
+	if _, got := hostTarget(t, append(many, `post_deploy_verify: {endpoint: "127.0.0.1:25", attempts: 99}`)...); len(got) != 1 || !strings.Contains(got[0], "want 0 to 20, got 99") {
+		t.Errorf("attempts: %v", got)
+	}
 	if defs, got := hostTarget(t, append(slices.Clone(file), "keystore_password: {env: X}")...); defs == nil || defs.All()[0].KeyPath != "/a/x" {
 		t.Errorf("a key store: %v", got)
 	}

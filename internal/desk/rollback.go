@@ -19,7 +19,7 @@ var ErrNoRollback = errors.New("this delivery cannot be rolled back")
 // record of the order before the host has it, and one of the result. The receipt is about the
 // certificate that the host serves again.
 func (d *Desk) RollBack(ctx context.Context, by broker.Actor, target, event, reason string) (*verdict.Receipt, error) {
-	reason, err := broker.CheckReason(reason, false)
+	reason, err := broker.CheckReason(reason, true)
 	if err != nil {
 		return nil, err
 	}

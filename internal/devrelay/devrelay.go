@@ -46,6 +46,9 @@ type Config struct {
 	Rules []Rule
 	// MaxMails limits the mailbox: the oldest mail is removed first. 1,000 when 0.
 	MaxMails int
+	// MaxMailboxBytes limits the mails in the mailbox together, likewise; the newest one stays. 256 MiB
+	// when 0.
+	MaxMailboxBytes int
 	// MaxMailBytes is the size of a mail as it was sent, without dot-stuffing (RFC 1870,
 	// section 5): a larger one gets 552 5.3.4. 50 MiB when 0.
 	MaxMailBytes int64
@@ -93,6 +96,7 @@ const (
 func Start(config Config) (*Relay, error) {
 	config.Hostname = cmp.Or(config.Hostname, "devrelay.test")
 	config.MaxMails = cmp.Or(config.MaxMails, 1000)
+	config.MaxMailboxBytes = cmp.Or(config.MaxMailboxBytes, 256<<20)
 	config.MaxMailBytes = cmp.Or(config.MaxMailBytes, defaultMailBytes)
 	config.MaxAttachmentBytes = cmp.Or(config.MaxAttachmentBytes, defaultAttachmentBytes)
 	if config.Log == nil {
@@ -105,7 +109,7 @@ func Start(config Config) (*Relay, error) {
 	if err := config.Folder.open(); err != nil {
 		return nil, err
 	}
-	r := &Relay{config: config, rules: rules, mailbox: newMailbox(config.MaxMails), changed: map[string]string{}}
+	r := &Relay{config: config, rules: rules, mailbox: newMailbox(config.MaxMails, config.MaxMailboxBytes), changed: map[string]string{}}
 	secure, err := r.secure()
 	if err != nil {
 		return nil, err

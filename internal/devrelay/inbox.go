@@ -85,7 +85,7 @@ func (in *inbox) list(w http.ResponseWriter, _ *http.Request) {
 		rows = append(rows, listed{m.ID, m.Received, tidy(sender), tidy(strings.Join(m.Recipients, ", ")), subject, m.TLS, m.User != ""})
 	}
 	in.show(w, "list.html", map[string]any{
-		"Mails": rows, "Count": count, "Kept": kept, "Shown": len(rows),
+		"Mails": rows, "Count": count, "Kept": kept, "Dropped": in.relay.mailbox.droppedForSize(), "Limit": in.relay.config.MaxMailboxBytes >> 20, "Shown": len(rows),
 		"Submission": in.relay.Submission(), "SMTPS": in.relay.SMTPS(), "Plain": in.relay.Plain(),
 	})
 }

@@ -22,16 +22,19 @@ type Mail struct {
 
 // mailbox keeps the newest mails.
 type mailbox struct {
-	max int
+	max      int
+	maxBytes int
 
 	mu      sync.Mutex
 	mails   []Mail
+	bytes   int // of the mails
+	dropped int // mails that left because of maxBytes
 	count   int
 	changed chan struct{} // closed at the next mail
 }
 
-func newMailbox(max int) *mailbox {
-	return &mailbox{max: max, changed: make(chan struct{})}
+func newMailbox(max, maxBytes int) *mailbox {
+	return &mailbox{max: max, maxBytes: maxBytes, changed: make(chan struct{})}
 }
 
 // add counts the mail, keeps it if keep is set, and returns its id.
@@ -42,13 +45,30 @@ func (m *mailbox) add(mail Mail, keep bool) int {
 	mail.ID = m.count
 	if keep {
 		if len(m.mails) == m.max {
-			m.mails = slices.Delete(m.mails, 0, 1)
+			m.dropOldest()
 		}
-		m.mails = append(m.mails, mail)
+		for len(m.mails) > 0 && m.bytes+len(mail.Raw) > m.maxBytes {
+			m.dropOldest()
+			m.dropped++
+		}
+		m.mails, m.bytes = append(m.mails, mail), m.bytes+len(mail.Raw)
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
 	return mail.ID
+}
+
+// dropOldest removes the oldest mail. The lock must be held.
+func (m *mailbox) dropOldest() {
+	m.bytes -= len(m.mails[0].Raw)
+	m.mails = slices.Delete(m.mails, 0, 1)
+}
+
+// droppedForSize is how many mails left because the mailbox was too large.
+func (m *mailbox) droppedForSize() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dropped
 }
 
 func (m *mailbox) look() (mails []Mail, count int, changed <-chan struct{}) {

@@ -57,11 +57,17 @@ func newRules(list []Rule) (*rules, error) {
 			return nil, fmt.Errorf("rule %d of the demo relay has a reply, but disconnects instead of a reply", i+1)
 		case !rule.Disconnect && rule.Code/100 != 4 && rule.Code/100 != 5:
 			return nil, fmt.Errorf("rule %d of the demo relay has code %d; use 4yz or 5yz", i+1, rule.Code)
+		case !rule.Disconnect && rule.Code/10%10 > 5:
+			return nil, fmt.Errorf("rule %d of the demo relay has code %d, which is no SMTP reply: the second digit is 0 to 5", i+1, rule.Code)
 		case strings.ContainsAny(rule.Text, "\r\n"):
 			return nil, fmt.Errorf("rule %d of the demo relay has a text of more than one line", i+1)
 		}
-		if _, err := parseEnhanced(rule.Enhanced); err != nil {
+		enhanced, err := parseEnhanced(rule.Enhanced)
+		if err != nil {
 			return nil, fmt.Errorf("rule %d of the demo relay: %w", i+1, err)
+		}
+		if rule.Enhanced != "" && enhanced[0] != rule.Code/100 {
+			return nil, fmt.Errorf("rule %d of the demo relay has code %d with %s; the enhanced code begins with the same digit, %d", i+1, rule.Code, rule.Enhanced, rule.Code/100)
 		}
 		switch rule.Stage {
 		case StageRcpt, StageData:

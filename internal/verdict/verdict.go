@@ -334,6 +334,8 @@ type Receipt struct {
 	Host  string   `json:"host,omitempty"`  // the mail host, as in the target
 	State string   `json:"state,omitempty"` // deployed or unchanged
 	Steps []string `json:"steps,omitempty"` // of the deployment, in order
+	// KeyMode are the permissions of the file that has the private key, octal; "" without one.
+	KeyMode string `json:"key_mode,omitempty"`
 	// Replaced is the SHA-256 of the leaf that the host had before, hexadecimal; "" if there was none.
 	Replaced string `json:"replaced,omitempty"`
 	// RollbackAvailable says that the host kept the files that were there before. A mail cannot be
@@ -364,6 +366,8 @@ func (r *Receipt) Remedy() string {
 		return "the former certificate is back; publish an event with the certificate that the host shall have"
 	case r.CanRollBack():
 		return ""
+	case r.OnHost() && r.Payload != "" && r.Payload != "pem_and_key":
+		return "Certpost does not put a " + r.Payload + " file back: copy the backup beside it (its name ends with .certpost- and the time) over it and reload the program, or publish an event with the certificate that the host shall have"
 	case r.OnHost():
 		return "the host keeps no former files of this deployment; publish an event with the certificate that it shall have"
 	}
