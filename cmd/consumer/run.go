@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"github.com/certpost/certpost/internal/queue"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/tracing"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -99,8 +101,9 @@ type instance struct {
 	runner   *queue.Runner
 	desk     *desk.Desk
 	auditor  *broker.Auditor
-	alerts   *alert.Engine // nil: no alerts are sent
-	outcomes *outcomes     // nil: none are published
+	alerts   *alert.Engine   // nil: no alerts are sent
+	outcomes *outcomes       // nil: none are published
+	tracer   *tracing.Tracer // nil: no spans are recorded
 	http     *httpServer
 	health   *health
 	seen     *visitors
@@ -149,6 +152,10 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	registry.MustRegister(newExpiryMetrics(s.courier.RelayCertificates, s.serverCertificates))
 	settings := cfg.settings()
 	settings.Host = s.courier
+	if s.tracer, err = tracing.Open(ctx, os.LookupEnv, programVersion(), log); err != nil {
+		return s, usage("%v", err)
+	}
+	settings.Tracer = s.tracer
 	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
 	s.auditor = s.broker.NewAuditor(auditMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
@@ -171,7 +178,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	if err = s.serveIngest(guard, registry); err != nil {
 		return s, err
 	}
-	pages := dashboard.Options{Look: look, Alerts: s.alerts != nil, Log: log}
+	pages := dashboard.Options{Look: look, Alerts: s.alerts != nil, Tracer: s.tracer, Log: log}
 	if s.http.server.Handler = guard; !cfg.agent { // an agent has its probes, and may read nothing that pages show
 		s.http.server.Handler = dashboard.New(s.desk, guard, pages)
 	}
@@ -199,7 +206,15 @@ func (s *instance) close() {
 	if s.store != nil {
 		s.store.Close()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), tracesPatience)
+	defer cancel()
+	if err := s.tracer.Close(ctx); err != nil {
+		s.log.Warn().Err(err).Msg("the last traces could not be sent")
+	}
 }
+
+// tracesPatience bounds how long a shutdown waits for the collector of traces.
+const tracesPatience = 3 * time.Second
 
 // run works until the context ends or an error needs the operator. Health and metrics
 // are served until the end: while mails in progress are finished, probes get the answer

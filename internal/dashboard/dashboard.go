@@ -13,12 +13,15 @@ package dashboard
 
 import (
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/tracing"
 )
 
 // Options are what the pages need besides the desk.
@@ -27,6 +30,8 @@ type Options struct {
 	Look *Look
 	// Alerts says that this process sends alerts: then the navigation has them.
 	Alerts bool
+	// Tracer records spans of what operators do; nil: none.
+	Tracer *tracing.Tracer
 	// Log gets one line for each page that failed because of an error on the server.
 	Log zerolog.Logger
 	// Now is the clock; nil is time.Now.
@@ -61,7 +66,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 		routes = append(routes, p.sessionRoutes()...)
 	}
 	for _, route := range routes {
-		guard.Handle(route.pattern, route.needs, p.serve(route.page))
+		guard.Handle(route.pattern, route.needs, traced(opts.Tracer, route.pattern, p.serve(route.page)))
 	}
 	guard.Handle("GET /events", access.Viewer, p.events)
 	guard.Handle("GET /targets/{id}/mail/body", access.Viewer, p.mailBody)
@@ -74,6 +79,39 @@ type route struct {
 	needs   access.Role
 	page    page
 }
+
+// traced serves a POST within a span that is named after the pattern: addresses have the names of targets and events,
+// forms what people write.
+func traced(t *tracing.Tracer, pattern string, serve access.Handler) access.Handler {
+	if t == nil || !strings.HasPrefix(pattern, http.MethodPost+" ") {
+		return serve
+	}
+	return func(w http.ResponseWriter, r *http.Request, v access.Visit) {
+		ctx, span := t.Start(r.Context(), tracing.Server, pattern, nil, tracing.Text("http.request.method", r.Method), tracing.Text("http.route", strings.TrimPrefix(pattern, "POST ")))
+		defer span.End()
+		seen := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		serve(seen, r.WithContext(ctx), v)
+		span.Add(tracing.Number("http.response.status_code", seen.status))
+		if seen.status >= http.StatusInternalServerError {
+			span.Fail(strconv.Itoa(seen.status))
+		}
+	}
+}
+
+// statusWriter notes the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader notes the status and sends it.
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // page makes the view of one address.
 type page func(*request) (view, error)

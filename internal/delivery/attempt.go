@@ -225,6 +225,7 @@ func (c *Courier) certificateWarnings(t *Target, b *payload.Bundle, now time.Tim
 func (a *attempt) complete(r *verdict.Receipt) {
 	r.MessageID, r.Size = a.msg.messageID, len(a.msg.raw)
 	r.Certificate, r.Secrets = a.described, a.p.versions
+	r.Phases = append(slices.Clip(a.steps), r.Phases...)
 	r.Timings.Secrets, r.Timings.Render, r.Timings.Total = a.fetched.Sub(a.started), a.rendered.Sub(a.fetched), time.Since(a.started)
 	r.Definition = a.defs.version(a.target)
 	r.Warnings = append(r.Warnings, a.warnings...)

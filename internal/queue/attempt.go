@@ -100,6 +100,8 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 			fmt.Sprintf("target %s is in lane %s by the definitions on this mail host: correct them here, or replay once they are the same everywhere", j.target, lane)))
 		return
 	}
+	ctx, span := j.trace(ctx)
+	defer span.End()
 	receipt, failure := j.deliver(ctx)
 	if j.presumed && receipt == nil && !j.claimed && !j.isNew(ctx) {
 		if !j.due(ctx) {
@@ -107,10 +109,9 @@ func (r *Runner) attempt(ctx context.Context, l *lane, msg jetstream.Msg) {
 		}
 		receipt, failure = j.deliver(ctx)
 	}
+	traced(span, receipt, failure)
 	l.activity.note(receipt, failure)
-	if failure == nil || !failure.Untried && failure.Hold == nil {
-		r.metrics.attempt(l.label, receipt, failure)
-	}
+	r.metrics.attempt(l.label, receipt, failure)
 	j.settle(ctx, receipt, failure)
 }
 

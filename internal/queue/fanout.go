@@ -14,6 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/tracing"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -222,6 +223,8 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 		}
 	}()
 
+	ctx, span := r.traceEvent(ctx, msg.Headers())
+	defer func() { f.resolved(span); span.End() }()
 	f.event, err = events.Decode(msg.Headers(), msg.Data())
 	if err != nil {
 		f.outcome = "invalid"
@@ -263,7 +266,9 @@ func (r *Runner) resolve(ctx context.Context, msg jetstream.Msg) (f *fanned) {
 			f.deliveries, f.routes, f.letters, f.nakDelay, f.outcome = nil, nil, nil, backoff.Jitter(5*time.Second), "retried"
 			return f
 		}
-		f.deliveries = append(f.deliveries, r.deliveryOf(f.event, body, route, origin{f.seq, f.stored, f.msg.Headers()}))
+		m := r.deliveryOf(f.event, body, route, origin{f.seq, f.stored, f.msg.Headers()})
+		tracing.Inject(ctx, m.Header.Set)
+		f.deliveries = append(f.deliveries, m)
 		f.routes = append(f.routes, route)
 	}
 	return f

@@ -109,7 +109,11 @@ func seconds(o prometheus.HistogramOpts) prometheus.HistogramOpts {
 	return o
 }
 
+// attempt counts an attempt, unless it was none: no relay was available, or it waits for records in DNS.
 func (m *Metrics) attempt(lane string, receipt *verdict.Receipt, f *verdict.Failure) {
+	if f != nil && (f.Untried || f.Hold != nil) {
+		return
+	}
 	if f == nil {
 		m.attempts.WithLabelValues(lane, "ok").Inc()
 	} else {

@@ -19,6 +19,7 @@ import (
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/tracing"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -86,6 +87,8 @@ type Settings struct {
 	// streams, resolves no events, and looks after nothing but its lane, so it needs the rights
 	// for that lane only (docs/nats-permissions.md).
 	OnlyHost bool
+	// Tracer records spans of events and deliveries; nil: none.
+	Tracer *tracing.Tracer
 	// LogAddresses includes the recipients' addresses in the log.
 	LogAddresses bool
 	// Reached, when set, is called at each named point (points.go). Tests kill the

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/tracing"
 )
 
 const (
@@ -156,7 +158,17 @@ var everyStateIsOK = map[string][]string{
 
 // do makes a request with Certpost's token. After a 403 it retries once with a new
 // login, if that can make a difference.
-func (v *vault) do(ctx context.Context, r request) (answer, error) {
+func (v *vault) do(ctx context.Context, r request) (ans answer, err error) {
+	ctx, span := tracing.Child(ctx, tracing.Client, "vault "+r.method) // without the path: it names secrets
+	defer func() {
+		switch {
+		case err != nil:
+			span.Fail("vault")
+		case ans.status != 0:
+			span.Add(tracing.Number("http.response.status_code", ans.status))
+		}
+		span.End()
+	}()
 	for try := 1; ; try++ {
 		t, err := v.session.token(ctx)
 		if err != nil {

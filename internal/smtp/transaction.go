@@ -159,6 +159,7 @@ func (s *Session) Send(ctx context.Context, env Envelope, raw []byte, claim func
 		Size:       len(raw),
 		DSN:        s.OffersDSN(),
 		Timings:    verdict.Timings{Send: time.Since(started)},
+		Phases:     slices.Clone(s.transcript.steps),
 	}
 	if fresh {
 		got.receipt.Timings.Dial = s.dialled

@@ -330,6 +330,7 @@ type Receipt struct {
 	DSN         bool              `json:"dsn,omitempty"`      // the relay was told (RFC 3461) that bounces return only headers
 	Warnings    []string          `json:"warnings,omitempty"` // Certpost's texts
 	Timings     Timings           `json:"timings"`
+	Phases      []Step            `json:"-"` // of the attempt, one after the other, for traces
 
 	Host  string   `json:"host,omitempty"`  // the mail host, as in the target
 	State string   `json:"state,omitempty"` // deployed or unchanged
