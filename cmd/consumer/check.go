@@ -18,7 +18,7 @@ import (
 )
 
 type checkCmd struct {
-	Live     bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH), read every secret and try events.file_roots. Sends no mail."`
+	Live     bool          `help:"Also connect to NATS, Vault and every relay (up to AUTH), read every secret, try events.file_roots and look up in DNS what receivers look up about the senders. Sends no mail."`
 	MailHost string        `help:"Check as certpost run --mail-host does: NATS permissions for that host, and its targets." placeholder:"NAME"`
 	Target   []string      `help:"Check only this target (repeatable; requires --live)." placeholder:"ID"`
 	Timeout  time.Duration `help:"Time limit of each live check." default:"30s"`
@@ -27,7 +27,7 @@ type checkCmd struct {
 
 // finding is one result of `check --live`.
 type finding struct {
-	Of      string `json:"of"`     // nats, vault, http, events, or target/ID
+	Of      string `json:"of"`     // nats, vault, http, events, target/ID, or sender/DOMAIN
 	What    string `json:"what"`   // connection, secret, relay, certificate, ...
 	Status  string `json:"status"` // ok, warning, error
 	Message string `json:"message"`
@@ -205,6 +205,17 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 			}
 		})
 	}
+	judge := cfg.DNS.judge()
+	within(func(ctx context.Context) {
+		for _, s := range inspector.Senders(ctx, targets) {
+			for _, p := range judge.Judge(ctx, s) {
+				f := finding{"sender/" + s.Domain, p.What, string(p.Status), p.Message}
+				if !slices.Contains(all, f) { // the same domain through several relays
+					all = append(all, f)
+				}
+			}
+		}
+	})
 	return all, nil
 }
 

@@ -101,7 +101,10 @@ func TestCheckLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.write("certs/web1/key.pem", "any")
-	o.write("live.yaml", fmt.Sprintf("%shttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", o.connection(), o.path("odd"), o.path("certs"), o.path("empty"), targets))
+	dns := lab.DNS(t, lab.DNSBehaviour{})
+	dns.Set(t, "demo.example.", "60 MX 10 mx.demo.example.", "60 TXT v=spf1 ip4:192.0.2.0/24 -all")
+	servers := "dns: {servers: [\"" + dns.Address + "\"]}\n"
+	o.write("live.yaml", servers+fmt.Sprintf("%shttp: {metrics_token: {file: %s}}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", o.connection(), o.path("odd"), o.path("certs"), o.path("empty"), targets))
 
 	want := []string{
 		`ok       nats: connection: connected, all streams exist`,
@@ -127,6 +130,9 @@ func TestCheckLive(t *testing.T) {
 		`ok       target/down2: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
 		`ok       target/ending: relay: localhost:\d+ answers, TLS 1\.3 \S+`,
 		`warning  target/ending: relay: its certificate expires on \S+ \S+ \S+, in [01] days?`,
+		`ok       sender/demo\.example: mx: replies and bounces to demo\.example go to mx\.demo\.example`,
+		`ok       sender/demo\.example: spf: demo\.example has an SPF record; .*`,
+		`warning  sender/demo\.example: dmarc: demo\.example has no DMARC record, .*`,
 		`relay localhost:\d+: 5 targets, fallback of 1 target; no limits`,
 		`the configuration is valid: 8 targets on 4 lanes, 0 warnings`,
 	}
@@ -143,7 +149,7 @@ func TestCheckLive(t *testing.T) {
 
 	said = command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "good", "--target", "ending", "-o", "json")
 	answer := read[struct{ Live []finding }](t, said.stdout)
-	if said.code != exitDone || len(answer.Live) != 11 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[8].Of != "target/good" || answer.Live[10].Status != "warning" {
+	if said.code != exitDone || len(answer.Live) != 14 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[8].Of != "target/good" || answer.Live[10].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
 	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")
@@ -152,7 +158,7 @@ func TestCheckLive(t *testing.T) {
 	}
 
 	// Without NATS the rest is still checked.
-	o.write("alone.yaml", fmt.Sprintf("nats: {url: \"nats://%s\"}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", lab.FreeAddress(t), o.path("none"), o.path("odd"), o.target("good", "to: [a@demo.example]")))
+	o.write("alone.yaml", servers+fmt.Sprintf("nats: {url: \"nats://%s\"}\nevents: {file_roots: [%q, %q]}\ntargets:\n%s", lab.FreeAddress(t), o.path("none"), o.path("odd"), o.target("good", "to: [a@demo.example]")))
 	said = command(t, nil, "check", "--live", "-c", o.path("alone.yaml"))
 	if said.code != exitFailed || !strings.HasPrefix(said.stdout, "error    nats: connection: NATS at nats://127.0.0.1:") || !strings.Contains(said.stdout, "\nerror    events: file_roots: file:"+o.path("none")+": "+o.path("none")+" does not exist\nerror    events: file_roots: file:"+o.path("odd")+": it is not a directory: name the one that has the files\n") || !strings.Contains(said.stdout, "\nok       target/good: relay: ") {
 		t.Errorf("without NATS: exit %d and\n%s", said.code, said.stdout)

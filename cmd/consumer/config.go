@@ -15,6 +15,7 @@ import (
 	"github.com/certpost/certpost/examples"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/dane"
+	"github.com/certpost/certpost/internal/deliverability"
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 )
@@ -48,7 +49,8 @@ type Config struct {
 	// targets of type postfix, dovecot and file. Only this process makes the deliveries for
 	// that host (lane host-NAME); without the key it makes none for mail hosts. Example: mx1.
 	MailHost string `yaml:"mail_host"`
-	// DNS is how TLSA records of mail hosts are looked up (docs/mail-hosts.md).
+	// DNS is how TLSA records of mail hosts are looked up (docs/mail-hosts.md), and by check --live the records of senders
+	// (docs/deliverability.md).
 	DNS DNSConfig `yaml:"dns"`
 	// Relays are credentials, TLS and limits of relays, for all targets that use them.
 	Relays delivery.Relays `yaml:"relays" override:"false"`
@@ -176,6 +178,15 @@ func (c DNSConfig) resolver() *dane.Resolver {
 		r.Servers = append(r.Servers, dane.Server{Address: dnsAddress(s), Trusted: true})
 	}
 	return r
+}
+
+// judge returns what judges senders by the records in DNS.
+func (c DNSConfig) judge() *deliverability.Judge {
+	var servers []string
+	for _, s := range c.Servers {
+		servers = append(servers, dnsAddress(s))
+	}
+	return deliverability.NewJudge(servers, c.Timeout)
 }
 
 // dnsAddress adds the port of DNS to an address without one.

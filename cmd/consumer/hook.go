@@ -146,7 +146,7 @@ func (c *hookInstallCmd) misplaced(parsed *kong.Context, publish *publishCmd) er
 	}
 	switch {
 	case given("config"):
-		return errors.New("the hook has the configuration of this command: give certpost --config FILE hook install ...")
+		return errors.New("the hook has the configuration of this command: give certpost --config FILE before hook install")
 	case publish.From != c.Client:
 		return fmt.Errorf("--from: the hook is one of %s", c.Client)
 	case len(publish.Args) > 0:

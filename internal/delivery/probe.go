@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certpost/certpost/internal/deliverability"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
@@ -84,6 +85,31 @@ func (c *Courier) probe(ctx context.Context, t *Target, fallback bool, p *provis
 	}
 	findings, away := c.probeRelay(ctx, t, p, msg, envelope)
 	return append(all, findings...), away
+}
+
+// Senders returns whose mails receivers judge, of some targets: each sender once, in the order of the targets. A DKIM key that
+// cannot be used is left out; Check reports it.
+func (i Inspector) Senders(ctx context.Context, targets []*Target) (all []deliverability.Sender) {
+	seen := map[string]bool{}
+	for _, t := range targets {
+		from, err := parseMailbox("from_address", t.FromAddress)
+		if t.onHost() || t.Disabled || err != nil {
+			continue
+		}
+		s := deliverability.Sender{Domain: from.domain(), Relays: []string{t.Host}}
+		for _, f := range t.Fallback {
+			s.Relays = append(s.Relays, f.Host)
+		}
+		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+		if signing, failure := i.courier.signing(ctx, t, p, time.Now()); failure == nil && signing.dkim != nil {
+			s.DKIM = &deliverability.Signature{Domain: signing.dkim.Domain, Selector: signing.dkim.Selector, Public: signing.dkim.Signer.Public()}
+		}
+		if key := s.Key(); !seen[key] {
+			seen[key] = true
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (c *Courier) probeSecret(ctx context.Context, ref secrets.Ref, vars secrets.Vars) (all []verdict.Finding, readable bool) {

@@ -104,7 +104,8 @@ func DNS(t testing.TB, b DNSBehaviour) *DNSServer {
 }
 
 // Set replaces the records of a name: lines such as "3600 TLSA 3 1 1 <data in hexadecimal>", "60 A
-// 127.0.0.1", "60 NS ns1.example.com." and "60 CNAME x.example.com.".
+// 127.0.0.1", "60 NS ns1.example.com.", "60 CNAME x.example.com.", "60 MX 10 mx.example.com.", "60 TXT any text" and
+// "60 PTR x.example.com.".
 func (s *DNSServer) Set(t testing.TB, name string, lines ...string) {
 	t.Helper()
 	var all []dnsmessage.Resource
@@ -133,6 +134,23 @@ func parseRecord(t testing.TB, line string) (dnsmessage.ResourceBody, uint32) {
 		return &dnsmessage.NSResource{NS: dnsmessage.MustNewName(value)}, ttl
 	case "CNAME":
 		return &dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(value)}, ttl
+	case "AAAA":
+		return &dnsmessage.AAAAResource{AAAA: [16]byte(net.ParseIP(value).To16())}, ttl
+	case "PTR":
+		return &dnsmessage.PTRResource{PTR: dnsmessage.MustNewName(value)}, ttl
+	case "MX":
+		var preference uint16
+		if _, err := fmt.Sscan(value, &preference); err != nil || len(fields) != 2 {
+			t.Fatalf("record %q: %v", line, err)
+		}
+		return &dnsmessage.MXResource{Pref: preference, MX: dnsmessage.MustNewName(fields[1])}, ttl
+	case "TXT":
+		_, text, _ := strings.Cut(line, " TXT ")
+		var parts []string
+		for len(text) > 255 {
+			parts, text = append(parts, text[:255]), text[255:]
+		}
+		return &dnsmessage.TXTResource{TXT: append(parts, text)}, ttl
 	case "TLSA":
 		var r [3]byte
 		var data []byte
@@ -246,8 +264,16 @@ func typeOf(body dnsmessage.ResourceBody) dnsmessage.Type {
 	switch b := body.(type) {
 	case *dnsmessage.AResource:
 		return dnsmessage.TypeA
+	case *dnsmessage.AAAAResource:
+		return dnsmessage.TypeAAAA
 	case *dnsmessage.NSResource:
 		return dnsmessage.TypeNS
+	case *dnsmessage.MXResource:
+		return dnsmessage.TypeMX
+	case *dnsmessage.TXTResource:
+		return dnsmessage.TypeTXT
+	case *dnsmessage.PTRResource:
+		return dnsmessage.TypePTR
 	case *dnsmessage.CNAMEResource:
 		return dnsmessage.TypeCNAME
 	case *dnsmessage.UnknownResource:
