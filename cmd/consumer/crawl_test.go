@@ -139,12 +139,7 @@ func (c *crawler) press(page *url.URL, form *html.Node, before string) {
 		}
 		return ""
 	}
-	to, err := page.Parse(attr(form, "action"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	action := to.Path[strings.LastIndexByte(to.Path, '/')+1:]
-	if attr(form, "method") != "post" || before == http.MethodPost || action != "preflight" && action != "check" && action != "edit" {
+	if attr(form, "method") != "post" || before == http.MethodPost {
 		return
 	}
 	values := url.Values{}
@@ -156,8 +151,24 @@ func (c *crawler) press(page *url.URL, form *html.Node, before string) {
 			values.Set("target", attr(n, "value"))
 		}
 	}
-	if action == "edit" {
-		values.Set("reason", "to see what would change")
+	addresses := []string{attr(form, "action")}
+	for n := range form.Descendants() {
+		if address := attr(n, "formaction"); n.Type == html.ElementNode && n.Data == "button" && address != "" {
+			addresses = append(addresses, address)
+		}
 	}
-	c.send(http.MethodPost, to, values.Encode())
+	for _, address := range addresses {
+		to, err := page.Parse(address)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		switch to.Path[strings.LastIndexByte(to.Path, '/')+1:] {
+		case "edit":
+			values.Set("reason", "to see what would change")
+		case "preflight", "check":
+		default:
+			continue
+		}
+		c.send(http.MethodPost, to, values.Encode())
+	}
 }

@@ -397,9 +397,9 @@ Publish another event, with Certpost or with the NATS CLI:
   %[5]s publish --cert www.example.com.pem --key-ref "file:$PWD/keys/www.example.com.key" --target java-keystore
   nats --server %[3]s --nkey data/nats/publisher.nk pub -J --force-stdin certificate.issued < event.json
 
-List the dead letter, check whether a replay would succeed, and replay it (the relay will refuse it again):
+List the dead letter, ask the relay whether a replay would succeed (it would not), and replay it all the same:
   %[5]s dead-letters list
-  %[5]s dead-letters preflight 1
+  %[5]s dead-letters preflight 1 --recipients
   %[5]s dead-letters replay 1
 
 All with the NATS CLI, as an administrator of the embedded NATS:

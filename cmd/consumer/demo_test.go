@@ -127,6 +127,8 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 			foreign = append(foreign, command)
 		case strings.HasPrefix(command, "cd "):
 			mine, foreign = append(mine, command), append(foreign, command)
+		case strings.Contains(command, " preflight "):
+			mine = append(mine, command+" || test $? = 1") // it says that the replay fails
 		default:
 			mine = append(mine, command)
 		}

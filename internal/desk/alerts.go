@@ -114,9 +114,6 @@ func (g Group) about() string {
 	if g.Lane != "" {
 		text += ", lane " + g.Lane
 	}
-	if g.ToFix != "" {
-		text += ", " + g.ToFix
-	}
 	return text
 }
 
