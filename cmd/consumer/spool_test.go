@@ -415,3 +415,27 @@ func TestHookWhileVaultIsAway(t *testing.T) {
 		t.Errorf("%v", problems)
 	}
 }
+
+// Fault: the spool has nothing but files that cannot be read. Result: --flush names each and ends with 1, and so does watch --once.
+func TestFlushOfDamagedFiles(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, "nats://"+lab.FreeAddress(t), "")
+	for _, dir := range []string{"spool", "watched"} {
+		if err := os.Mkdir(p.path(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.write("spool/1.json", "canary")
+	p.write("spool/2.json", "{}")
+	p.write("spool/3.refused.json", "canary")
+	said := p.publish(nil, "--flush")
+	for _, name := range []string{"1.json", "2.json"} {
+		if said.code != exitFailed || !strings.Contains(said.stderr, "certpost: a file of the spool cannot be published: "+p.path("spool/"+name)+" cannot be read as an event (") || strings.Contains(said.stderr, "canary") || strings.Contains(said.stderr, "refused.json") {
+			t.Errorf("%+v", said)
+		}
+	}
+	once := command(t, nil, "-c", p.path("certpost.yaml"), "watch", "--once", p.path("watched"))
+	if once.code != exitFailed || !strings.Contains(once.stderr, "2 files of the spool cannot be published") || !strings.Contains(once.stdout+once.stderr, p.path("spool/2.json")) {
+		t.Errorf("%+v", once)
+	}
+}
