@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -413,6 +414,24 @@ func TestHookWhileVaultIsAway(t *testing.T) {
 	cfg, _ := loadConnection(p.path("vault.yaml"), nil)
 	if problems := cfg.inspectSpool(time.Now()); len(problems) != 1 || !strings.Contains(problems[0].Message, "will not be published (the private key is to be stored") {
 		t.Errorf("%v", problems)
+	}
+}
+
+// Fault: a certificate or key is a named pipe without a writer. Result: refused at once.
+func TestPublishOfAPipe(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, "nats://"+lab.FreeAddress(t), "")
+	p.issue("www.example.com")
+	pipe := p.path("pipe")
+	if err := exec.Command("mkfifo", pipe).Run(); err != nil {
+		t.Skip("no named pipes here: ", err)
+	}
+	cert := p.path("www.example.com.pem")
+	for _, args := range [][]string{{"--cert", pipe}, {"--from", "files", "--", pipe, pipe}, {"--from", "files", "--", cert, pipe},
+		{"--cert", cert, "--store-key", "vault:secret/x#key", "--key", pipe}} {
+		if said := p.publish(nil, args...); said.code != exitUsage || !strings.Contains(said.stderr, pipe+": it is a named pipe, not a regular file") {
+			t.Errorf("%v: %+v", args, said)
+		}
 	}
 }
 
