@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -74,7 +73,7 @@ func (c *serverCertificate) read() (files [][]byte, err error) {
 		paths = []string{c.cfg.PKCS12File}
 	}
 	for _, path := range paths {
-		data, err := os.ReadFile(path)
+		data, err := readFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("%s %w", path, config.Unreadable(err))
 		}

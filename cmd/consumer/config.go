@@ -353,15 +353,19 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 	}
 	if definitions != nil {
 		c.Book = delivery.NewBook(definitions, source)
-		problems = append(problems, c.Events.undefined(definitions)...)
-		problems = append(problems, c.Alerts.undefined(definitions)...)
-		problems = append(problems, c.HTTP.Ingest.undefined(definitions)...)
+		problems = append(problems, c.undefined(definitions)...)
 		if c.MailHost != "" && !definitions.HasLane(c.hostLane()) {
 			problems = append(problems, config.Problem{Path: "mail_host", Severity: config.Warning,
 				Message: fmt.Sprintf("no target is on host %s, so nothing is deployed here", c.MailHost)})
 		}
 	}
 	return problems
+}
+
+// undefined returns what is wrong with the targets that other sections name. An allowed target that is
+// not there is a warning; alerts that cannot be mailed are an error.
+func (c *Config) undefined(d *delivery.Definitions) []config.Problem {
+	return slices.Concat(c.Events.undefined(d), c.Alerts.undefined(d), c.HTTP.Ingest.undefined(d))
 }
 
 // findings collects problems by path.
@@ -434,7 +438,7 @@ func (e *EventsConfig) sources() delivery.Sources {
 	return delivery.Sources{Listed: e.Sources, AllowOthers: e.OtherSources == "allow"}
 }
 
-// undefined returns a problem for each target that the sources name and nothing defines.
+// undefined returns a warning for each target that the sources name and nothing defines.
 func (e *EventsConfig) undefined(d *delivery.Definitions) []config.Problem {
 	problems := e.sources().Undefined(d)
 	for i := range problems {

@@ -56,6 +56,10 @@ func (c *Config) inspectSpool(now time.Time) []config.Problem {
 			f.warn("spool", fmt.Sprintf("%s has %d more events that will not be published", state.Dir, len(state.Refused)-i))
 			break
 		}
+		if r.Damaged {
+			f.warn("spool", r.Reason)
+			continue
+		}
 		f.warn("spool", "the event in "+r.File+" will not be published ("+r.Reason+"): look at it, then remove the file")
 	}
 	return f

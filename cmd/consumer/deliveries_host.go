@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -105,7 +104,7 @@ func (c *deliveriesPlanCmd) here(a *app, cfg *Config, ev *events.Event) (service
 	var key []byte
 	if c.Key != "" {
 		var err error
-		if key, err = os.ReadFile(c.Key); err != nil {
+		if key, err = readFile(c.Key); err != nil {
 			return service.PlanAnswer{}, usage("--key: %w", err)
 		}
 		defer clear(key)

@@ -82,7 +82,7 @@ func (c *hookInstallCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	before, err := os.ReadFile(path)
+	before, err := readFile(path)
 	switch {
 	case err == nil && string(before) == text:
 		fmt.Fprintf(a.stdout, "%s is there already\n", path)

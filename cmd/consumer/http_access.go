@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os"
 
 	"github.com/rs/zerolog"
 
@@ -69,7 +68,7 @@ func (o *OIDCConfig) provider(store *secrets.Store) (*access.Provider, error) {
 		Scopes: append([]string{}, o.Scopes...), RoleClaim: o.RoleClaim, Roles: o.Roles.byRole(),
 	}
 	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
+		pem, err := readFile(o.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("http.sign_in.oidc.ca_file %s %w", o.CAFile, config.Unreadable(err))
 		}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 
 	"github.com/rs/zerolog"
@@ -52,7 +51,7 @@ func (n *NATSConfig) openNATSCertificate(ctx context.Context, store *secrets.Sto
 
 // clientCAs reads the CAs of clients.
 func (t NATSTLSConfig) clientCAs() (*x509.CertPool, error) {
-	text, err := os.ReadFile(t.ClientCAFile)
+	text, err := readFile(t.ClientCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", t.ClientCAFile, config.Unreadable(err))
 	}
@@ -108,7 +107,7 @@ func (n *NATSConfig) commandTLS() *tls.Config {
 
 // pinned says whether a certificate is the one in cert_file.
 func (t NATSTLSConfig) pinned(leaf *x509.Certificate) error {
-	text, err := os.ReadFile(t.CertFile)
+	text, err := readFile(t.CertFile)
 	if err != nil {
 		return fmt.Errorf("nats.tls.cert_file: %s %w", t.CertFile, config.Unreadable(err))
 	}
@@ -124,7 +123,7 @@ func (t NATSTLSConfig) pinned(leaf *x509.Certificate) error {
 
 // verifyServer checks the server's certificate against ca_file, for the host in nats.listen.
 func (n *NATSConfig) verifyServer(chain []*x509.Certificate) error {
-	text, err := os.ReadFile(n.TLS.CAFile)
+	text, err := readFile(n.TLS.CAFile)
 	if err != nil {
 		return fmt.Errorf("nats.tls.ca_file: %s %w", n.TLS.CAFile, config.Unreadable(err))
 	}

@@ -3,13 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/inputfile"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/spool"
 )
@@ -201,23 +201,11 @@ func (c *publishCmd) fromHook(a *app) (publication, error) {
 	return publication{ev: ev, certFile: issued.CertFile, keyFile: issued.KeyFile, lineage: issued.Lineage, again: issued.Again}, err
 }
 
-// maxFile is the size of the largest file with a certificate or a key that is read, in bytes: a device,
-// or a link to the wrong file, must not fill the memory.
+// maxFile is the size of the largest file with a certificate or a key that is read, in bytes: a link
+// to the wrong file must not fill the memory.
 const maxFile = 4 << 20
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		clear(text)
-		return nil, fmt.Errorf("%s has more than %d bytes, which no certificate or key has", path, maxFile)
-	}
-	return text, err
-}
+func readFile(path string) ([]byte, error) { return inputfile.Read(path, maxFile) }
 
 // hostname is this machine's name, for sources.
 func hostname() string {

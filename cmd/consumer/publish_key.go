@@ -5,12 +5,14 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/inputfile"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/spool"
@@ -76,6 +78,9 @@ func (p *publication) referencedKey(ev *events.Event, leaf *x509.Certificate) st
 		return ""
 	}
 	text, err := readFile(p.keyFile)
+	if errors.Is(err, inputfile.ErrNotRegular) { // the program that delivers refuses it, too
+		return err.Error()
+	}
 	if err != nil {
 		return ""
 	}

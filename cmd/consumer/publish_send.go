@@ -153,11 +153,11 @@ func (c *publishCmd) report(a *app, id string, r *publishedEvent) error {
 // complain prints what could not be published, besides what this command is about.
 func (c *publishCmd) complain(a *app, failures []spool.Failure) {
 	for _, f := range failures {
-		id := "a file of the spool"
-		if f.Entry != nil {
-			id = "event " + f.Entry.Event.ID
+		if f.Entry == nil {
+			fmt.Fprintf(a.stderr, "certpost: a file of the spool cannot be published: %v\n", f.Err)
+			continue
 		}
-		what := "waits"
+		id, what := "event "+f.Entry.Event.ID, "waits"
 		if refusal := (*spool.Refusal)(nil); errors.As(f.Err, &refusal) {
 			what = "is set aside and will not be published"
 		}
@@ -189,7 +189,7 @@ func (c *publishCmd) flushQuietly(a *app, cfg *Config) error {
 // flushTimeout bounds --flush: a full spool takes longer than a hook may.
 const flushTimeout = 10 * time.Minute
 
-// flushSpool publishes what waits. It fails if something still waits afterwards.
+// flushSpool publishes what waits. It fails if something still waits afterwards, or cannot be read.
 func (c *publishCmd) flushSpool(a *app, cfg *Config) error {
 	out := a.outbox(cfg, func(text string) { fmt.Fprintln(a.stderr, "certpost: warning:", text) })
 	defer out.close()
@@ -197,7 +197,7 @@ func (c *publishCmd) flushSpool(a *app, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	var failures []spool.Failure
+	failures := before.Damaged()
 	if before.Waiting > 0 {
 		ctx, cancel := context.WithTimeout(a.ctx, flushTimeout)
 		defer cancel()

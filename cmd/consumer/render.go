@@ -39,7 +39,7 @@ func (c *renderCmd) Run(a *app) error {
 	}
 	var key []byte
 	if c.Key != "" {
-		if key, err = os.ReadFile(c.Key); err != nil {
+		if key, err = readFile(c.Key); err != nil {
 			return usage("--key: %w", err)
 		}
 		defer clear(key)
@@ -75,7 +75,7 @@ func (c *renderCmd) event() (*events.Event, error) {
 		}
 		return nil, nil
 	}
-	body, err := os.ReadFile(c.Event)
+	body, err := readFile(c.Event)
 	if err != nil {
 		return nil, usage("--event: %w", err)
 	}

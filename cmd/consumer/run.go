@@ -309,14 +309,17 @@ func (s *instance) reloaded(c delivery.Change) {
 	s.log.Info().Strs("added", c.Added).Strs("removed", c.Removed).Strs("changed", c.Changed).Msg("target definitions reloaded")
 }
 
-// unnamed warns of targets that events.sources name and that are no longer defined: it does no
-// harm now, but the next start refuses them.
+// unnamed logs what the configuration says of targets that are no longer defined, as a start would.
 func (s *instance) unnamed(c delivery.Change) {
 	if len(c.Removed) == 0 {
 		return
 	}
-	for _, p := range s.cfg.Events.undefined(s.cfg.Book.Current()) {
-		s.log.Warn().Str("problem", p.Path+": "+p.Message).Msg("correct events.sources before the next start")
+	for _, p := range s.cfg.undefined(s.cfg.Book.Current()) {
+		if p.Severity == config.Warning {
+			s.log.Warn().Str("problem", p.Path+": "+p.Message).Msg("the configuration names a target that was removed")
+		} else {
+			s.log.Error().Str("problem", p.Path+": "+p.Message).Msg("the next start will refuse this configuration")
+		}
 	}
 }
 

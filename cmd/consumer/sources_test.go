@@ -125,7 +125,7 @@ func TestSourcesInTheConfiguration(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ events, want string }{
 		"good":          {`{sources: {web1: {targets: [ops]}}}`, ""},
-		"unknown":       {`{sources: {web1: {targets: [opps]}}}`, `c.yaml:1:37: events.sources.web1.targets[0]: target "opps" is not defined: did you mean "ops"?`},
+		"unknown":       {`{sources: {web1: {targets: [opps]}}}`, `c.yaml:1:37: warning: events.sources.web1.targets[0]: target "opps" is not defined: did you mean "ops"?`},
 		"with dots":     {`{sources: {"a.b": {targets: [ops], file_roots: [x]}}}`, `c.yaml:1:57: events.sources["a.b"].file_roots[0]: is not an absolute path`},
 		"misspelt":      {`{sources: {web1: {target: [ops], targets: [ops]}}}`, `c.yaml:1:27: events.sources.web1: unknown key "target": did you mean targets?`},
 		"empty":         {`{sources: {}}`, `c.yaml:1:19: events.sources: is empty, so every event would be refused: list the sources that may publish, or leave it out`},

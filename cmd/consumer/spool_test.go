@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -413,5 +414,47 @@ func TestHookWhileVaultIsAway(t *testing.T) {
 	cfg, _ := loadConnection(p.path("vault.yaml"), nil)
 	if problems := cfg.inspectSpool(time.Now()); len(problems) != 1 || !strings.Contains(problems[0].Message, "will not be published (the private key is to be stored") {
 		t.Errorf("%v", problems)
+	}
+}
+
+// Fault: a certificate or key is a named pipe without a writer. Result: refused at once.
+func TestPublishOfAPipe(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, "nats://"+lab.FreeAddress(t), "")
+	p.issue("www.example.com")
+	pipe := p.path("pipe")
+	if err := exec.Command("mkfifo", pipe).Run(); err != nil {
+		t.Skip("no named pipes here: ", err)
+	}
+	cert := p.path("www.example.com.pem")
+	for _, args := range [][]string{{"--cert", pipe}, {"--from", "files", "--", pipe, pipe}, {"--from", "files", "--", cert, pipe},
+		{"--cert", cert, "--store-key", "vault:secret/x#key", "--key", pipe}} {
+		if said := p.publish(nil, args...); said.code != exitUsage || !strings.Contains(said.stderr, pipe+": it is a named pipe, not a regular file") {
+			t.Errorf("%v: %+v", args, said)
+		}
+	}
+}
+
+// Fault: the spool has nothing but files that cannot be read. Result: --flush names each and ends with 1, and so does watch --once.
+func TestFlushOfDamagedFiles(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, "nats://"+lab.FreeAddress(t), "")
+	for _, dir := range []string{"spool", "watched"} {
+		if err := os.Mkdir(p.path(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.write("spool/1.json", "canary")
+	p.write("spool/2.json", "{}")
+	p.write("spool/3.refused.json", "canary")
+	said := p.publish(nil, "--flush")
+	for _, name := range []string{"1.json", "2.json"} {
+		if said.code != exitFailed || !strings.Contains(said.stderr, "certpost: a file of the spool cannot be published: "+p.path("spool/"+name)+" cannot be read as an event (") || strings.Contains(said.stderr, "canary") || strings.Contains(said.stderr, "refused.json") {
+			t.Errorf("%+v", said)
+		}
+	}
+	once := command(t, nil, "-c", p.path("certpost.yaml"), "watch", "--once", p.path("watched"))
+	if once.code != exitFailed || !strings.Contains(once.stderr, "2 files of the spool cannot be published") || !strings.Contains(once.stdout+once.stderr, p.path("spool/2.json")) {
+		t.Errorf("%+v", once)
 	}
 }

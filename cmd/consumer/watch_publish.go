@@ -252,6 +252,11 @@ func (w *dirWatcher) flush(ctx context.Context) (left int, err error) {
 		}
 		return 0, err
 	}
+	for _, file := range before.Damaged() {
+		if w.say("damaged", file.Err.Error()) {
+			w.log.Error().Err(file.Err).Msg("a file of the spool cannot be published")
+		}
+	}
 	if before.Waiting == 0 {
 		return 0, nil
 	}
@@ -270,12 +275,11 @@ func (w *dirWatcher) flush(ctx context.Context) (left int, err error) {
 		w.log.Info().Int("events", out.published).Msg("published")
 	}
 	for _, f := range failures {
-		log := w.log.Warn()
-		if f.Entry != nil {
-			log = log.Str("event", f.Entry.Event.ID)
+		if f.Entry == nil { // damaged
+			continue
 		}
 		if text := f.Err.Error(); w.say("failure", text) {
-			log.Str("reason", text).Msg("waits in the spool, or was set aside")
+			w.log.Warn().Str("event", f.Entry.Event.ID).Str("reason", text).Msg("waits in the spool, or was set aside")
 		}
 	}
 	if err != nil && w.say("flush", err.Error()) {
@@ -324,6 +328,9 @@ func (w *dirWatcher) once(ctx context.Context) error {
 	}
 	if n := unusable(problems); n > 0 {
 		failures = append(failures, count(n, "file or directory", "files or directories")+" cannot be used")
+	}
+	if state, err := w.cfg.spool().State(); err == nil && len(state.Damaged()) > 0 {
+		failures = append(failures, count(len(state.Damaged()), "file")+" of the spool cannot be published")
 	}
 	switch {
 	case len(failures) > 0:

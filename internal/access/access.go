@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -168,6 +169,12 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: to}
 	defer a.contain(w, r)
 	a.setHeaders(w.Header())
+	if as := path.Clean("/" + r.URL.Path); as != r.URL.Path && forPrograms(as) {
+		// The mux would redirect to it with a page, and most clients do not send a body there.
+		w.Header().Set("Connection", "close") // the body is not read
+		apiproblem.Write(w, http.StatusNotFound, "the path is misspelt: write it without doubled or trailing slashes and without dots; events are posted to /v1/events")
+		return
+	}
 	handler, pattern := a.mux.Handler(r)
 	limit := cmp.Or(a.bodies[pattern], maxBody)
 	if r.ContentLength > limit || len(r.TransferEncoding) > 0 {
@@ -188,9 +195,9 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allow)
 	}
 	switch {
-	case forPrograms(r) && said.status == http.StatusMethodNotAllowed:
+	case forPrograms(r.URL.Path) && said.status == http.StatusMethodNotAllowed:
 		apiproblem.Write(w, said.status, "this address does not accept this method; the header Allow has those that it accepts")
-	case forPrograms(r):
+	case forPrograms(r.URL.Path):
 		apiproblem.Write(w, http.StatusNotFound, "there is no such address; events are posted to /v1/events, if http.ingest is enabled")
 	case !a.answers(r.Host):
 		a.refuseHost(w, r)
@@ -201,9 +208,9 @@ func (a *Access) ServeHTTP(to http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// forPrograms reports whether an address is one of HandleAPI, or could be: its errors are for programs.
-func forPrograms(r *http.Request) bool {
-	return r.URL.Path == "/v1" || strings.HasPrefix(r.URL.Path, apiPrefix)
+// forPrograms reports whether a path is one of HandleAPI, or could be: its errors are for programs.
+func forPrograms(address string) bool {
+	return address == "/v1" || strings.HasPrefix(address, apiPrefix)
 }
 
 // apiPrefix is what the addresses of HandleAPI begin with.

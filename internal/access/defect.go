@@ -49,7 +49,7 @@ func (a *Access) contain(w *begun, r *http.Request) {
 		w.Header().Del(name)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if forPrograms(r) {
+	if forPrograms(r.URL.Path) {
 		apiproblem.Write(w, http.StatusInternalServerError, "a defect in Certpost; its log has the stack. Send the request again, with the same id")
 		return
 	}

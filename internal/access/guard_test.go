@@ -400,10 +400,14 @@ func TestAddressesForPrograms(t *testing.T) {
 		{http.MethodGet, "/v1/canary", http.StatusNotFound, ""},
 		{http.MethodPost, "/v1/event", http.StatusNotFound, ""},
 		{http.MethodPost, "/v1/events/", http.StatusNotFound, ""},
+		{http.MethodPost, "//v1/events", http.StatusNotFound, ""},
+		{http.MethodPost, "/v1//events", http.StatusNotFound, ""},
+		{http.MethodPost, "/canary/../v1/events", http.StatusNotFound, ""},
 		{http.MethodGet, "/v1/", http.StatusNotFound, ""},
 		{http.MethodGet, "/v1", http.StatusNotFound, ""},
 	} {
-		r := httptest.NewRequest(c.method, c.path, nil)
+		r := httptest.NewRequest(c.method, "/", nil)
+		r.URL = &url.URL{Path: c.path}
 		r.Host = "anything.example"
 		w := httptest.NewRecorder()
 		a.ServeHTTP(w, r)

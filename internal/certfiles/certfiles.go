@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/inputfile"
 )
 
 // Settle is how long files must have been unchanged before they count as complete.
@@ -315,7 +316,7 @@ func (s *Scanner) fits(cert, key string) bool {
 		return p.fits
 	}
 	p := pairing{c.stamp, k.stamp, false}
-	if text, err := os.ReadFile(key); err == nil {
+	if text, err := inputfile.Read(key, maxSize); err == nil {
 		leaf, err := c.event.Leaf()
 		p.fits = err == nil && keyFits(text, leaf)
 		clear(text)
@@ -388,7 +389,7 @@ func (s *Scanner) parse(path string, f *file) {
 		}
 		return
 	}
-	text, err := os.ReadFile(path)
+	text, err := inputfile.Read(path, maxSize) // it may be another file by now
 	if err != nil {
 		f.err = err
 		return

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/inputfile"
 )
 
 // layout is what a client's files say about one certificate: scheme, name and lineage are
@@ -86,8 +87,8 @@ func (f *file) primaryName(fallback string) string {
 
 // legoName reads the file that lego keeps beside each certificate; "" if it is none of lego's.
 func legoName(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil || len(text) > maxSize {
+	text, err := inputfile.Read(path, maxSize)
+	if err != nil {
 		return ""
 	}
 	var resource struct{ Domain, ID string }

@@ -16,9 +16,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"reflect"
 	"unicode/utf8"
+
+	"github.com/certpost/certpost/internal/inputfile"
 )
 
 // maxSize is the size limit of a document in bytes, that of a Kubernetes ConfigMap.
@@ -61,7 +62,7 @@ func Load(path string, into any, options ...Option) (*Document, []Problem) {
 // Read returns the content of a file, at most one byte more than the size limit of a
 // document. Its errors do not repeat the path.
 func Read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := inputfile.Open(path)
 	if err != nil {
 		return nil, Unreadable(err)
 	}

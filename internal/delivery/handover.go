@@ -2,13 +2,12 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/inputfile"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/smtp"
 	"github.com/certpost/certpost/internal/verdict"
@@ -224,12 +223,5 @@ func readTargetFile(key, path string) ([]byte, *verdict.Failure) {
 }
 
 func readRegular(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxTargetFile) {
-		err = errors.New("not a regular file of at most 4 MiB")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
+	return inputfile.Read(path, maxTargetFile)
 }

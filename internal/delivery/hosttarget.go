@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/inputfile"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/mailhost"
 	"github.com/certpost/certpost/internal/payload"
@@ -291,7 +291,7 @@ func (v HostVerify) roots() (*x509.CertPool, error) {
 	if v.CAFile == "" || !v.verifies() {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(v.CAFile)
+	pem, err := inputfile.Read(v.CAFile, maxTargetFile)
 	if err != nil {
 		return nil, config.Unreadable(err)
 	}

@@ -270,8 +270,7 @@ func wrongSourceGlob(key string) string {
 	return events.WrongSource(strings.ReplaceAll(key, "*", "x"))
 }
 
-// Undefined returns a problem for each target that the sources name and the definitions do
-// not have: an error for an id, a warning for a glob.
+// Undefined returns a warning for each target that the sources name and the definitions do not have.
 func (s Sources) Undefined(d *Definitions) []config.Problem {
 	var found []config.Problem
 	for _, key := range slices.Sorted(maps.Keys(s.Listed)) {
@@ -280,8 +279,9 @@ func (s Sources) Undefined(d *Definitions) []config.Problem {
 	return found
 }
 
-// Undefined returns an error for each id in a list of the configuration that no target has, and a
-// warning for each pattern that matches none.
+// Undefined returns a warning for each id and each pattern in a list of allowed targets that no target
+// has. It opens nothing, and is no error: a target that was removed must not keep the program from its
+// next start.
 func (d *Definitions) Undefined(path string, ids []string) []config.Problem {
 	v := &validation{}
 	for i, id := range ids {
@@ -292,7 +292,7 @@ func (d *Definitions) Undefined(path string, ids []string) []config.Problem {
 		case strings.Contains(id, "*"):
 			v.warn(at, "matches no target")
 		default:
-			v.err(at, "target %q is not defined%s", legible.Clean(id, 80), nearest(id, d))
+			v.warn(at, "target %q is not defined%s", legible.Clean(id, 80), nearest(id, d))
 		}
 	}
 	return v.found

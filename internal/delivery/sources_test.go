@@ -235,7 +235,7 @@ func TestSourcesThatCannotBe(t *testing.T) {
 		"a blank":               {map[string]Opened{"web 1": opens(id)}, `error sources["web 1"]: has a blank`},
 		"two dots":              {map[string]Opened{"web..1": opens(id)}, `error sources["web..1"]: begins or ends with a dot`},
 		"no targets":            {map[string]Opened{"web1": {}}, "warning sources.web1: opens no target"},
-		"an unknown target":     {map[string]Opened{"web1": opens(id + "x")}, `error sources.web1.targets[0]: target "` + id + `x" is not defined: did you mean "` + id + `"?`},
+		"an unknown target":     {map[string]Opened{"web1": opens(id + "x")}, `warning sources.web1.targets[0]: target "` + id + `x" is not defined: did you mean "` + id + `"?`},
 		"a glob for nothing":    {map[string]Opened{"web1": opens(id, "zz*")}, "warning sources.web1.targets[1]: matches no target"},
 		"no target's id":        {map[string]Opened{"web1": opens("a b")}, "error sources.web1.targets[0]: want the id of a target"},
 		"an empty target":       {map[string]Opened{"web1": opens("")}, "error sources.web1.targets[0]: want the id of a target"},

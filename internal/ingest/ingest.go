@@ -15,6 +15,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -384,7 +385,10 @@ func (h *Handler) check(s *Sender, r *http.Request, ev *events.Event) *refused {
 
 // source is the source that a request publishes as: ?source=, else the sender's only one.
 func (s *Sender) source(r *http.Request) (string, *refused) {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || len(query["source"]) > 1 { // else it would be published as another source
+		return "", refuse(http.StatusBadRequest, "the query of the address is malformed: want ?source=SOURCE, percent-encoded, once")
+	}
 	if query.Has("source") {
 		source := query.Get("source")
 		if events.WrongSource(source) != "" || !s.MaySource(source) {

@@ -268,6 +268,8 @@ func TestRefused(t *testing.T) {
 		{"?source=web1", bare("x", ops), []string{token}, 400, "ci may not publish as this source"},
 		{"?source=", bare("x", ops), []string{token}, 400, "ci may not publish as this source"},
 		{"?source=*", bare("x", ops), []string{token}, 400, "ci may not publish as this source"},
+		{"?source=%zz", bare("x", ops), []string{token}, 400, "the query of the address is malformed"},
+		{"?source=ci&source=web1", bare("x", ops), []string{token}, 400, "the query of the address is malformed"},
 		{"", bare("x", ops), []string{bearer(oldToken)}, 400, "name the source: POST /v1/events?source=SOURCE"},
 		{"", "[" + structured("good") + "," + bare("bad", "") + "]", []string{token, "Content-Type: application/cloudevents-batch+json"}, 400, "event 2 of the batch: "},
 		{"", "[]", []string{token, "Content-Type: application/cloudevents-batch+json"}, 400, "a batch has 1 to 100 events"},

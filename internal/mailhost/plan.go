@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
 	"slices"
 	"strconv"
 
+	"github.com/certpost/certpost/internal/inputfile"
 	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -190,14 +190,7 @@ func digest(path string) (string, error) {
 const maxFile = 1 << 20
 
 func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s has %d bytes, too many for a certificate", path, info.Size())
-	}
-	return os.ReadFile(path)
+	return inputfile.Read(path, maxFile)
 }
 
 func digestOf(data []byte) string {

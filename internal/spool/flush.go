@@ -32,6 +32,9 @@ func (s *Spool) Flush(ctx context.Context, send func(context.Context, *Entry) er
 	if _, err := s.names(); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err := s.open(); err != nil { // others may have put into it what they like
+		return nil, err
+	}
 	unlock, err := s.lock(ctx, flushLock)
 	if err != nil {
 		return nil, err

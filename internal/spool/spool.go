@@ -36,6 +36,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/certpost/certpost/internal/events"
+	"github.com/certpost/certpost/internal/inputfile"
 )
 
 // Limits bound a spool. A full one refuses; it never drops what it has.
@@ -51,6 +52,8 @@ type Spool struct {
 
 	// reached is called at points where tests end the process; nil otherwise.
 	reached func(point string)
+	// uid is who the process is, in tests; nil otherwise.
+	uid *int
 }
 
 // Entry is one event in a spool.
@@ -212,8 +215,12 @@ func (s *Spool) Check() error {
 	return s.closable(info)
 }
 
-// closable returns why a directory may not be closed to other users; nil if it may, or is closed.
+// closable returns why a directory may not be closed to other users, or is another user's; nil if it
+// may, or is closed.
 func (s *Spool) closable(info fs.FileInfo) error {
+	if err := s.owned(info); err != nil {
+		return err
+	}
 	if runtime.GOOS == "windows" || info.Mode().Perm()&0o077 == 0 {
 		return nil
 	}
@@ -316,30 +323,43 @@ func encode(e *Entry, refused string) ([]byte, error) {
 }
 
 // read returns an entry; fs.ErrNotExist if another process has published it meanwhile. An
-// error of another kind is about this file only.
-func (s *Spool) read(f file) (*Entry, string, error) {
-	if f.size > maxFile {
-		return nil, "", fmt.Errorf("%s has %d bytes, more than an event can have", f.name, f.size)
-	}
-	body, err := os.ReadFile(filepath.Join(s.dir, f.name))
-	if err != nil {
+// error of another kind is about this file only, and names it.
+func (s *Spool) read(f file) (e *Entry, refused string, err error) {
+	path := filepath.Join(s.dir, f.name)
+	body, err := inputfile.Read(path, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", err
 	}
+	if err == nil {
+		e, refused, err = decode(body)
+	}
+	if at := (*fs.PathError)(nil); errors.As(err, &at) {
+		err = at.Err
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("%s cannot be read as an event (%w): publish its certificate again, and remove the file", path, err)
+	}
+	e.Number = f.number
+	return e, refused, nil
+}
+
+// decode reads the content of a file. Its errors do not quote it.
+func decode(body []byte) (e *Entry, refused string, err error) {
 	var r record
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&r); err != nil || r.Version != version { // the error may quote the file
-		return nil, "", fmt.Errorf("%s is no event of this version's spool", f.name)
+		return nil, "", fmt.Errorf("it is not what version %d of the spool holds", version)
 	}
 	ev, err := events.Decode(nil, r.Event)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", f.name, err)
+		return nil, "", err
 	}
 	if _, ok := events.SourceOf(r.Subject); !ok {
-		return nil, "", fmt.Errorf("%s has a subject that is none of events", f.name)
+		return nil, "", errors.New("its subject is none of events")
 	}
 	ev.Subject = r.Subject
-	return &Entry{Event: ev, Added: r.Added, StoreKey: r.StoreKey, Number: f.number}, r.Refused, nil
+	return &Entry{Event: ev, Added: r.Added, StoreKey: r.StoreKey}, r.Refused, nil
 }
 
 // write makes a file that is complete or does not exist, also after a crash. The caller
@@ -440,11 +460,24 @@ type State struct {
 	Refused []Refused `json:"refused,omitempty"`
 }
 
-// Refused is an event that was set aside.
+// Refused is an event that was set aside, or a file that is none.
 type Refused struct {
 	File   string `json:"file"`
 	Event  string `json:"event,omitempty"`
 	Reason string `json:"reason"`
+	// Damaged says that the file cannot be read as an event. Nothing has set it aside, so if it was
+	// one, it still has to be published.
+	Damaged bool `json:"damaged,omitempty"`
+}
+
+// Damaged returns the files that cannot be read, as a flush would.
+func (s State) Damaged() (failures []Failure) {
+	for _, r := range s.Refused {
+		if r.Damaged {
+			failures = append(failures, Failure{nil, errors.New(r.Reason)})
+		}
+	}
+	return failures
 }
 
 // State returns what the spool holds; an empty State if it was never used.
@@ -462,9 +495,9 @@ func (s *Spool) State() (State, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			state.Refused = append(state.Refused, Refused{File: filepath.Join(s.dir, f.name), Reason: err.Error()})
+			state.Refused = append(state.Refused, Refused{File: filepath.Join(s.dir, f.name), Reason: err.Error(), Damaged: !f.refused})
 		case f.refused:
-			state.Refused = append(state.Refused, Refused{filepath.Join(s.dir, f.name), e.Event.ID, refused})
+			state.Refused = append(state.Refused, Refused{File: filepath.Join(s.dir, f.name), Event: e.Event.ID, Reason: refused})
 		default:
 			state.Waiting, state.Bytes = state.Waiting+1, state.Bytes+f.size
 			if state.Oldest.IsZero() || e.Added.Before(state.Oldest) {
