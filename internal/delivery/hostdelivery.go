@@ -64,7 +64,8 @@ func (t *Target) material(p *provisions) (mailhost.Material, error) {
 
 // deployed is the receipt of a deployment.
 func (a *attempt) deployed(result *mailhost.Result) *verdict.Receipt {
-	if a.opts.Deployed != nil && result.State == mailhost.Deployed {
+	// Also if it is unchanged: the file may be right, and the program still serve what was there before.
+	if a.opts.Deployed != nil {
 		a.opts.Deployed()
 	}
 	r := &verdict.Receipt{

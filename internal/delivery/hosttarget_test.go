@@ -256,3 +256,23 @@ func TestReloadOfTargets(t *testing.T) {
 		t.Errorf("local_name with LMTP and another name: %v", got)
 	}
 }
+
+// Fault: two targets on one host have a file in common. Result: an error of the
+// configuration: the second program would never be reloaded.
+func TestTargetsMayNotShareFiles(t *testing.T) {
+	t.Parallel()
+	for want, lines := range map[string][]string{
+		"targets[1].key_path: /a/x.pem is also a file of targets[0] (a)":  {"cert_path: /a/y.pem", "key_path: /a/x.pem"},
+		"targets[1].cert_path: /a/x.pem is also a file of targets[0] (a)": {"cert_path: /a/x.pem", "key_path: /a/x.key"},
+	} {
+		both := append([]string{"id: a", "type: postfix", "host: mx1", "cert_path: /a/x.pem", "key_path: /a/x.pem", verified + "\n- id: b", "type: dovecot", `post_deploy_verify: {endpoint: "127.0.0.1:993"}`}, lines...)
+		if _, got := hostTarget(t, append(both, "host: mx1")...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("got %q, want %s", got, want)
+		}
+		for _, other := range []string{"host: mx2", "host: mx1\n  disabled: true"} {
+			if defs, got := hostTarget(t, append(both, other)...); defs == nil {
+				t.Errorf("%s: %q", other, got)
+			}
+		}
+	}
+}

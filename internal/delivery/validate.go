@@ -49,7 +49,7 @@ func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Prob
 			found = append(found, duplicateID(name(i)+".id", id, name(first[id])))
 		}
 	}
-	return options, found
+	return options, append(found, sharedFiles(options, name)...)
 }
 
 // validateRelayOptions returns the problems of one target, with paths in the target,

@@ -120,6 +120,9 @@ func (p *planning) files() bool {
 		p.found = append(p.found, Finding{What: "result", Text: "skipped: " + o.Reason, Warning: true})
 		return false
 	}
+	if text := issuedEarlier(p.contents.leaf, leafIn(files[0].path)); text != "" {
+		p.found = append(p.found, Finding{What: "result", Text: text, Warning: true})
+	}
 	if hasOther(files, p.contents.leaf, last.RolledBack) {
 		p.say("backup", "there is a backup of another certificate beside %s", files[0].path)
 	}

@@ -86,7 +86,7 @@ func (t *transaction) removeJournal() error {
 
 // readJournal returns nil if there is no journal, or one that was not written to its end.
 func (t *transaction) readJournal() (*journal, error) {
-	text, err := os.ReadFile(t.journalPath())
+	text, err := readFile(t.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -150,6 +150,7 @@ func (t *transaction) deploy() (*Result, error) {
 		return nil, t.rollBack(err)
 	}
 	t.commit()
+	t.noteAge()
 	return t.result(Deployed), nil
 }
 

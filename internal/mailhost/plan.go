@@ -189,6 +189,8 @@ func digest(path string) (string, error) {
 // anything.
 const maxFile = 1 << 20
 
+// readFile reads a regular file. It never waits, as opening a named pipe would, with the lock of the
+// directory held.
 func readFile(path string) ([]byte, error) {
 	return inputfile.Read(path, maxFile)
 }

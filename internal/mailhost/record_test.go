@@ -3,12 +3,14 @@
 package mailhost
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,6 +46,15 @@ func wantOlder(t testing.TB, h Deployer, d Deployment, m Material, text string) 
 	wantSame(t, before, snapshot(t, dir))
 }
 
+// deployOld deploys a certificate that was issued before the one that it replaces: that is noted.
+func deployOld(t testing.TB, h Deployer, d Deployment, m Material) {
+	t.Helper()
+	r, err := h.Deploy(t.Context(), d, m)
+	if err != nil || r.State != Deployed || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "was issued earlier") {
+		t.Fatalf("%+v, %v, want a note that it was issued earlier", r, err)
+	}
+}
+
 // wantLeaf checks which certificate the files have.
 func wantLeaf(t testing.TB, d Deployment, m Material) {
 	t.Helper()
@@ -54,6 +65,9 @@ func wantLeaf(t testing.TB, d Deployment, m Material) {
 
 // Deployments are in the order in which their events were published, whatever the certificates' dates
 // say and in whatever order the events come; in every process, and after a restart.
+//
+// Fault: the certificate of an event was issued before the one that it replaces. Result: it is deployed;
+// receipt and plan say so.
 //
 // Fault: the event of an older certificate comes after a newer one. Result: `skipped` with the reason;
 // nothing is touched.
@@ -66,7 +80,11 @@ func TestDeploymentsAreInOrder(t *testing.T) {
 		renewed := a.material(t, a.issue(t, func(c *x509.Certificate) { c.NotBefore = c.NotBefore.Add(time.Minute) }))
 		first, second := a.fresh(t), a.fresh(t)
 		mustDeploy(t, published(1), d, renewed, Deployed)
-		mustDeploy(t, published(3), d, second, Deployed) // valid earlier, and published later
+		// Issued earlier, and published later: it is deployed, and that is said.
+		if found := fmt.Sprint(published(3).Plan(t.Context(), d, &second)); !strings.Contains(found, "was issued earlier") {
+			t.Errorf("the plan is %s", found)
+		}
+		deployOld(t, published(3), d, second)
 		wantOlder(t, published(2), d, first, "event e3, which was published later (")
 		wantOlder(t, published(1), d, renewed, "event e3")
 		mustDeploy(t, published(3), d, second, Unchanged)
@@ -89,7 +107,7 @@ func TestDeploymentsAreInOrder(t *testing.T) {
 		wantLeaf(t, d, renewed)
 		wantOlder(t, published(4), d, second, "event e6")
 		wantOlder(t, published(6), d, first, "an operator has put another certificate here")
-		mustDeploy(t, published(7), d, first, Deployed)
+		deployOld(t, published(7), d, first)
 		wantOlder(t, published(6), d, second, "event e7")
 	})
 }
@@ -218,4 +236,34 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 		}
 		wantFailure(t, published(3), d, a.fresh(t), verdict.DeployWrite, StepPaths, NotNeeded)
 	})
+}
+
+// What is beside the certificate is no file, or is endless: the deployment ends with that reason, and does not wait
+// with the lock held.
+//
+// Fault: `.certpost-deployed` or `.certpost-journal` is a named pipe, or too large. Result: fails (DEPLOY_WRITE);
+// nothing is touched.
+func TestRecordsThatAreNoFiles(t *testing.T) {
+	t.Parallel()
+	for name, step := range map[string]Step{".certpost-deployed": StepPaths, ".certpost-journal": StepRecover} {
+		for want, make := range map[string]func(path string) error{
+			"not a regular file": func(path string) error { return syscall.Mkfifo(path, 0o600) },
+			"has more than":      func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("x"), maxFile+1), 0o600) },
+		} {
+			a, d := newAuthority(t), Deployment{CertPath: privateDir(t) + "/c.pem"}
+			d.KeyPath = d.CertPath
+			mustDeploy(t, published(1), d, a.fresh(t), Deployed)
+			_ = os.Remove(d.CertPath + name)
+			if err := make(d.CertPath + name); err != nil {
+				t.Fatal(err)
+			}
+			if f := wantFailure(t, published(2), d, a.fresh(t), verdict.DeployWrite, step, NotNeeded); !strings.Contains(f.Reason, want) {
+				t.Errorf("%s: %s, want %q", name, f.Reason, want)
+			}
+			if err := os.Remove(d.CertPath + name); err != nil {
+				t.Fatal(err)
+			}
+			mustDeploy(t, published(2), d, a.fresh(t), Deployed)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/payload"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -323,6 +324,23 @@ func (t *transaction) commit() {
 	if err := t.sync(); err != nil {
 		t.note("the backups may be lost by a power cut: %v", explain(err))
 	}
+}
+
+// noteAge notes that the new certificate was issued before the one that it replaces: the order is that of
+// publication, and a publisher may send an old certificate again by mistake.
+func (t *transaction) noteAge() {
+	if text := issuedEarlier(t.want.leaf, t.former); text != "" && !t.rollback {
+		t.note("%s", text)
+	}
+}
+
+// issuedEarlier says that a certificate was issued before the one that it replaces; "" if it was not.
+func issuedEarlier(wanted, present *x509.Certificate) string {
+	if wanted == nil || present == nil || !wanted.NotBefore.Before(present.NotBefore) {
+		return ""
+	}
+	return fmt.Sprintf("this certificate was issued earlier (%s) than the one that it replaces (%s, issued %s): its event was published later, and that decides",
+		legible.Moment(wanted.NotBefore), shortName(present), legible.Moment(present.NotBefore))
 }
 
 func (t *transaction) result(state State) *Result {
