@@ -80,6 +80,7 @@ func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) 
 		v.State.Seen = c.names()
 	}
 	var parts, waits, gone []string
+	cached := false // some of others' caches have records that only the former certificate fits
 	for _, n := range looked {
 		v.State.TTL = max(v.State.TTL, n.answer.TTL)
 		switch n.standing {
@@ -94,6 +95,7 @@ func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) 
 			line := Line(n.server, For(c.New[0]))
 			v.Publish = append(v.Publish, line)
 			parts = append(parts, fmt.Sprintf("no TLSA record of %s fits the new certificate: publish %s", n.server, line))
+			cached = cached || n.formerFits
 			if n.broken {
 				v.Broken = true
 				parts = append(parts, "the certificate that is there now does not fit either: mail servers that use DANE do not deliver to "+n.server)
@@ -114,7 +116,11 @@ func (r *Resolver) Check(ctx context.Context, c Change, s State, now time.Time) 
 	switch {
 	case len(v.Publish) > 0:
 		v.State.Fits = time.Time{}
-		parts = append(parts, fmt.Sprintf("keep the present records as well; it is deployed two TTLs (%v) after the new ones can be seen", 2*v.State.TTL))
+		if cached || len(waits) > 0 {
+			parts = append(parts, fmt.Sprintf("keep the present records as well; it is deployed two TTLs (%v) after the new ones can be seen", 2*v.State.TTL))
+		} else {
+			parts = append(parts, "it is deployed as soon as the new records can be seen, because no certificate that fits is there now")
+		}
 	case v.Unknown:
 	case len(waits) > 0:
 		if v.State.Fits.IsZero() {
@@ -166,7 +172,8 @@ type name struct {
 	answer   Answer
 	err      error
 	standing standing
-	broken   bool
+	// broken says that the former certificate fits none of a set of records, formerFits that it fits one of them.
+	broken, formerFits bool
 }
 
 const sideBySide = 8
@@ -208,6 +215,7 @@ func (n *name) judge(c Change) {
 		}
 		of := n.judgeSet(set, c)
 		n.standing = max(n.standing, of)
+		n.formerFits = n.formerFits || len(fitting(set, n.server, c.Former)) > 0
 		n.broken = n.broken || of == missing && len(fitting(set, n.server, c.Former)) == 0 && c.Former != nil
 	}
 }

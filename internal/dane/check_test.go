@@ -100,6 +100,11 @@ func TestCheck(t *testing.T) {
 					t.Errorf("%+v does not say %s", v, want)
 				}
 				s.Set(t, owner, append(lines, "60 TLSA "+For(change.New[0]).String())...)
+				// What was said of the wait is what happens then.
+				said := strings.Contains(v.Reason, "two TTLs (")
+				if after := r.Check(t.Context(), change, v.State, now); said == after.Ready {
+					t.Errorf("the reason %q, and after publication %+v", v.Reason, after)
+				}
 				if v = r.Check(t.Context(), change, v.State, now); !test.broken && change.Former != nil && (v.Ready || !v.Until.Equal(now.Add(2*time.Hour))) {
 					t.Errorf("published, with the TTL that was seen before: %+v", v)
 				}
