@@ -86,7 +86,7 @@ func deliveryRow(e broker.Entry) []string {
 	if e.Untried() {
 		last = "not tried yet"
 	}
-	return []string{e.Event, e.Target, string(e.State), code, fmt.Sprint(e.AllAttempts()), last, cert}
+	return []string{e.Event, e.Target, e.StateWord(), code, fmt.Sprint(e.AllAttempts()), last, cert}
 }
 
 // certificateOf returns the certificate of a delivery, nil if it is not known.
@@ -200,7 +200,7 @@ func sinceReplay(e broker.Entry) string {
 // deliveryFields returns the fields of a ledger entry, as text.
 func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
-		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", stateText(e)},
+		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", e.StateWord()},
 		{"Attempts", number(e.AllAttempts())}, {"Since the replay", sinceReplay(e)}, {"Failed replays", number(e.FailedReplays)}, {"First attempt", when(e.FirstOfAll())}, {"Last attempt", when(e.Last)},
 		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not sent to", strings.Join(e.Missing(), ", ")}, {"Reach", desk.Reach(&e)},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
@@ -272,14 +272,6 @@ func servedText(c *verdict.Certificate) string {
 		return ""
 	}
 	return fmt.Sprintf("%s, serial %s, valid to %s", c.Name(), c.Serial, when(c.NotAfter))
-}
-
-// stateText is the state of a delivery; of a deployment it says what became of the files.
-func stateText(e broker.Entry) string {
-	if e.State == broker.StateSent && e.Receipt != nil && e.Receipt.OnHost() {
-		return string(e.State) + " (" + e.Receipt.State + ")"
-	}
-	return string(e.State)
 }
 
 // keyOf says where the private key of a delivery is.

@@ -135,6 +135,18 @@ func TestDeploymentByEvent(t *testing.T) {
 	if e := o.entry("e2", "file", broker.StateSent); e.Receipt.State != "deployed" || !e.Receipt.RollbackAvailable {
 		t.Errorf("the receipt of the second deployment is %+v", e.Receipt)
 	}
+	// The log has what is true of files, and nothing of mails; list and page say the same state.
+	o.until("the line of the second deployment", func() bool { return strings.Contains(o.log.String(), `"event":"e2"`) })
+	for line := range strings.Lines(o.log.String()) {
+		if strings.Contains(line, `"event":"e2"`) && (!strings.Contains(line, `"host":"mx1","result":"deployed"`) || !strings.Contains(line, `"message":"deployed"`) || strings.Contains(line, "queue_id") || strings.Contains(line, `"reply_code"`)) {
+			t.Errorf("the log says %s", line)
+		}
+	}
+	for _, said := range []string{o.certpost("deliveries", "list", "--event", "e2").done(t), second(get(o.service, "/deliveries/file/"+events.Token("e2"))), second(get(o.service, "/deliveries"))} {
+		if !strings.Contains(said, "sent (deployed)") {
+			t.Errorf("the state is not sent (deployed): %s", said)
+		}
+	}
 	shown := o.certpost("deliveries", "show", "e2", "file").done(t)
 	for _, want := range []string{"Deployed", "mx1", "Rollback", "certpost deliveries rollback e2 file", "sent (deployed)", "in the files on the host, mode 0600"} {
 		if !strings.Contains(shown, want) {

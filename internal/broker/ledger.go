@@ -126,6 +126,20 @@ func (e Entry) Refuses(ev *events.Event) *verdict.Failure {
 		fmt.Sprintf("the event id is already used for another certificate (that delivery is %q); publish this event with a new id", e.State))
 }
 
+// StateWord is the state for people: of a deployment that ended well it also says what became of the files.
+func (e Entry) StateWord() string {
+	r := e.Receipt
+	switch {
+	case e.State != StateSent || r == nil || !r.OnHost():
+		return string(e.State)
+	case r.RolledBack != nil:
+		return "sent (rolled back)"
+	case r.State == "unchanged":
+		return "sent (unchanged)"
+	}
+	return "sent (deployed)"
+}
+
 // HeldBack reports whether the delivery waits for something outside, see Hold.
 func (e Entry) HeldBack() bool {
 	return e.State == StateWaiting && e.Hold != nil && e.Failure != nil && e.Failure.Code == verdict.DeployHeld

@@ -161,10 +161,10 @@ func recipients(e *broker.Entry) (all []recipient) {
 }
 
 // stateMark is the mark for the state of a delivery.
-func stateMark(s broker.State) template.HTML {
-	switch s {
+func stateMark(e broker.Entry) template.HTML {
+	switch e.State {
 	case broker.StateSent:
-		return mark("full", "sent")
+		return mark("full", e.StateWord())
 	case broker.StateSending:
 		return mark("busy", "sending")
 	case broker.StateWaiting:

@@ -39,14 +39,18 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 			line.Int("reply_code", f.ReplyCode).Str("enhanced_code", f.EnhancedCode)
 		}
 	}
+	if f != nil && f.Rollback != "" {
+		line.Str("rollback", string(f.Rollback))
+	}
 	if r := j.entry.Receipt; r != nil && (outcome == "sent" || outcome == "not_recorded" || outcome == "retry" || outcome == "dead") {
-		if f == nil || f.ReplyCode == 0 {
-			line.Int("reply_code", r.ReplyCode)
+		if r.OnHost() {
+			deployed(line, r)
+		} else {
+			if f == nil || f.ReplyCode == 0 {
+				line.Int("reply_code", r.ReplyCode)
+			}
+			delivered(line, r)
 		}
-		line.Str("relay", r.Relay).Str("tls", r.TLS).Str("queue_id", r.QueueID).
-			Str("message_id", r.MessageID).Int("size", r.Size).Int("recipients", len(r.Recipients)).
-			Dur("secrets_ms", r.Timings.Secrets).Dur("render_ms", r.Timings.Render).Dur("dial_ms", r.Timings.Dial).
-			Dur("send_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
 		if len(r.Warnings) > 0 {
 			line.Strs("warnings", r.Warnings)
 		}
@@ -57,6 +61,9 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 			line.Strs("addresses", r.Recipients)
 		}
 	}
+	if r := j.entry.Receipt; msg == "" && outcome == "sent" && r != nil && r.OnHost() {
+		msg = map[string]string{"deployed": "deployed", "unchanged": "the files had this certificate already; nothing was written or reloaded"}[r.State]
+	}
 	if msg == "" {
 		msg = map[string]string{
 			"sent": "delivered", "dead": "dead letter", "retry": "failed; it will be retried", "skipped": "skipped: the target has a newer certificate", "duplicate": "already delivered; acknowledged without sending",
@@ -64,4 +71,21 @@ func (j *job) log(msg, outcome string, f *verdict.Failure) {
 		}[outcome]
 	}
 	line.Msg(msg)
+}
+
+// delivered adds the facts of a mail that a relay has accepted, at least for some recipients.
+func delivered(line *zerolog.Event, r *verdict.Receipt) {
+	line.Str("relay", r.Relay).Str("tls", r.TLS).Str("queue_id", r.QueueID).
+		Str("message_id", r.MessageID).Int("size", r.Size).Int("recipients", len(r.Recipients)).
+		Dur("secrets_ms", r.Timings.Secrets).Dur("render_ms", r.Timings.Render).Dur("dial_ms", r.Timings.Dial).
+		Dur("send_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
+}
+
+// deployed adds the facts of a deployment, which has no relay; tls only if its result was verified.
+func deployed(line *zerolog.Event, r *verdict.Receipt) {
+	line.Str("host", r.Host).Str("result", r.State).Strs("files", r.Files).Bool("rollback_available", r.RollbackAvailable)
+	if r.TLS != "" {
+		line.Str("tls", r.TLS)
+	}
+	line.Dur("secrets_ms", r.Timings.Secrets).Dur("deploy_ms", r.Timings.Send).Dur("total_ms", r.Timings.Total)
 }
