@@ -111,7 +111,24 @@ func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, finding
 			fmt.Fprintf(a.stdout, "relay %s: %s, fallback of %s; %s\n", r.Relay, count(r.Targets, "target"), count(r.Fallback, "target"), cmp.Or(limits, "no limits"))
 		}
 	}
-	fmt.Fprintf(a.stdout, "the configuration is valid: %s on %s, %s\n", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
+	valid := fmt.Sprintf("the configuration is valid: %s on %s, %s", count(len(defs.All()), "target"), count(len(defs.Lanes()), "lane"), count(warnings, "warning"))
+	if c.Live {
+		valid = liveVerdict(findings, valid)
+	}
+	fmt.Fprintln(a.stdout, valid)
+}
+
+// liveVerdict is the last line of `check --live`, which agrees with the exit code: valid is what is said of the
+// configuration.
+func liveVerdict(findings []finding, valid string) string {
+	of := map[string]int{}
+	for _, f := range findings {
+		of[f.Status]++
+	}
+	if of["error"] > 0 {
+		return fmt.Sprintf("the live checks failed: %s, %s; %s", count(of["error"], "error"), count(of["warning"], "warning"), valid)
+	}
+	return fmt.Sprintf("%s; the live checks passed: %s", valid, count(of["warning"], "warning"))
 }
 
 func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
