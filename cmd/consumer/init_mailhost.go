@@ -88,5 +88,9 @@ func (c *initCmd) nextOnMailHost() string {
 		}
 	}
 	fmt.Fprintf(&b, "3. Certpost, and once it runs, a look at paths, commands and endpoints:\n  certpost run%[1]s -c %[2]s\n  certpost check --live%[1]s -c %[2]s\n", flag, c.File)
+	if c.NATSURL == "" { // an agent publishes nothing
+		live := "/etc/letsencrypt/live/" + strings.TrimPrefix(c.Names[0], "*.")
+		fmt.Fprintf(&b, "4. Each renewed certificate, by hand or from the hook of its client (docs/publishing.md), and what became of it:\n  certpost publish -c %[1]s --cert %[2]s/fullchain.pem --key-ref file:%[2]s/privkey.pem\n  certpost deliveries list -c %[1]s\n", c.File, live)
+	}
 	return b.String()
 }

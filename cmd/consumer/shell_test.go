@@ -220,6 +220,9 @@ func TestInitOfAMailHost(t *testing.T) {
 			}
 			last = at
 		}
+		if publish := "certpost publish -c " + file + " --cert /etc/letsencrypt/live/mx1.example.com/fullchain.pem"; strings.Contains(said, publish) == test.agent {
+			t.Errorf("%s: how to publish is for the whole program only:\n%s", name, said)
+		}
 		if strings.Contains(said, "service_count = 0") == test.agent {
 			t.Errorf("%s: service_count = 0 is for Dovecot only:\n%s", name, said)
 		}

@@ -89,7 +89,7 @@ func (r record) older(e Event) *Older {
 	if e.Force || !e.Publication.Known() || !r.Publication.Known() {
 		return nil
 	}
-	const advice = "to deploy this one all the same, publish it again, or replay its dead letter with force"
+	const advice = "to deploy this one all the same, publish it again, or replay its dead letter with force, if that is still open"
 	switch {
 	case e.Publication.Before(r.Publication):
 		return &Older{fmt.Sprintf("the certificate of event %s, which was published later%s, is deployed here already, and an older one does not replace it; %s",
