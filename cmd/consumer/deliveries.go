@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -46,7 +47,10 @@ func (c *deliveriesListCmd) Run(a *app) error {
 		return err
 	}
 	if unlisted > 0 {
-		fmt.Fprintf(a.stderr, "%d older deliveries in the queue are not listed unless they were attempted before; show one with `certpost deliveries show EVENT TARGET`\n", unlisted)
+		fmt.Fprintf(a.stderr, "%d older deliveries in the queue are not listed unless they were attempted before; list them with `certpost deliveries list --state waiting`\n", unlisted)
+	}
+	if state, _ := c.values()["state"]; state == string(broker.StateWaiting) && c.Output == "table" {
+		return printList(a, c.Output, entries, "no delivery waits", waitingHead, func(e broker.Entry, _ bool) []string { return waitingRow(e) }, desk.DeliveryTable)
 	}
 	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 }
@@ -88,6 +92,20 @@ func deliveryRow(e broker.Entry) []string {
 	}
 	return []string{e.Event, e.Target, e.StateWord(), code, fmt.Sprint(e.AllAttempts()), last, cert}
 }
+
+var waitingHead = []string{"EVENT", "TARGET", "LANE", "ATTEMPTS", "LAST ATTEMPT", "NEXT TRY", "REASON", "CERTIFICATE"}
+
+func waitingRow(e broker.Entry) []string {
+	row := deliveryRow(e)
+	wait := broker.Wait{}
+	if e.Wait != nil {
+		wait = *e.Wait
+	}
+	return []string{e.Event, e.Target, e.Lane, row[4], row[5], nextTry(wait), wait.Reason, row[6]}
+}
+
+// nextTry says when a waiting delivery is tried again.
+func nextTry(w broker.Wait) string { return cmp.Or(when(w.Next), w.Then) }
 
 // certificateOf returns the certificate of a delivery, nil if it is not known.
 func certificateOf(e broker.Entry) *verdict.Certificate {
@@ -207,6 +225,9 @@ func deliveryFields(e broker.Entry) [][2]string {
 	}
 	for _, r := range e.Refused {
 		fields = append(fields, [2]string{"Refused permanently", strings.TrimSpace(fmt.Sprintf("%s: %d %s", r.Recipient, r.ReplyCode, r.Reply))})
+	}
+	if e.Wait != nil {
+		fields = append(fields, [2]string{"Waits for", e.Wait.Reason}, [2]string{"Next try", nextTry(*e.Wait)})
 	}
 	if e.State == broker.StateSending {
 		fields = append(fields, [2]string{"Lease", when(e.Lease) + " by " + e.Owner})

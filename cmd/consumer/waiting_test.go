@@ -65,7 +65,7 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 			t.Errorf("%v lists %v of %+v", flags, targets, list)
 		}
 	}
-	if list := o.certpost("deliveries", "list", "--state", "waiting", "--target", "ops").done(t); !regexp.MustCompile(`(?m)^waits/here +ops +waiting +0 +not tried yet +www`).MatchString(list) {
+	if list := o.certpost("deliveries", "list", "--state", "waiting", "--target", "ops").done(t); !regexp.MustCompile(`(?m)^waits/here +ops +\S+ +0 +not tried yet +when the lane delivers again +lane \S+: suspended.*www`).MatchString(list) {
 		t.Errorf("%s", list)
 	}
 	for _, flags := range [][]string{{"--state", "sent"}, {"--since", "24h", "--event", "waits/here"}, {"--recipient", "a@example.com"}, {"--target", "prod"}} {
@@ -79,7 +79,7 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 	if status, text := d.visit("GET /deliveries?state=waiting"); status != http.StatusOK || !strings.Contains(text, "not tried yet waiting ops") {
 		t.Errorf("%d, %s", status, text)
 	}
-	if status, text := d.request(`deliveries.list {"filter": {"state": "waiting"}, "size": 1}`); status != http.StatusOK || !strings.Contains(text, `"waits/here"`) || !strings.Contains(text, `"unlisted":`) {
+	if status, text := d.request(`deliveries.list {"filter": {"state": "waiting"}, "size": 1}`); status != http.StatusOK || !strings.Contains(text, `"waits/here"`) || !strings.Contains(text, `"reason":"lane `) || !strings.Contains(text, `"next":`) {
 		t.Errorf("%d, %s", status, text)
 	}
 	o.certpost("relays", "resume", lane).done(t)

@@ -68,6 +68,12 @@ type Entry struct {
 	FailedReplays int       `json:"failed_replays,omitempty"`
 	LastDead      time.Time `json:"last_dead,omitzero"`
 
+	// NextTry is when a waiting delivery is tried again, unless its lane delivers nothing then;
+	// zero: as soon as the lane takes it, or not known.
+	NextTry time.Time `json:"next_try,omitzero"`
+	// Wait is what a listed delivery waits for. The ledger does not store it.
+	Wait *Wait `json:"wait,omitempty"`
+
 	// Owner is the process that sends, Lease the time by which the outcome is known. The
 	// writer of `sending`, at the time Claimed, owns the entry until then. Both times are by
 	// the writer's clock, so others use the time between them (Ledger.LeaseLeft).
@@ -114,6 +120,15 @@ type Entry struct {
 	// Stored is when the server stored this revision, by its clock; set when it is read.
 	Stored time.Time    `json:"-"`
 	was    *PastOutcome // the outcome of the revision that was read
+}
+
+// Wait is what a delivery in the queue waits for.
+type Wait struct {
+	Since  time.Time `json:"since,omitzero"` // when its message was published; zero: not looked up
+	Reason string    `json:"reason"`         // of its lane, if that delivers nothing, else the last failure
+	// Next is when it is tried again; zero: not known. Then says what happens first.
+	Next time.Time `json:"next_try,omitzero"`
+	Then string    `json:"then,omitempty"`
 }
 
 // Refuses returns the failure of a delivery of an event whose id was used for another
@@ -170,6 +185,12 @@ func (e *Entry) Renew(now time.Time) {
 
 // Release ends the lease.
 func (e *Entry) Release() { e.Owner, e.Claimed, e.Lease = "", time.Time{}, time.Time{} }
+
+// TriedAgain returns the waiting entry with the time of its next attempt.
+func (e Entry) TriedAgain(at time.Time) Entry {
+	e.NextTry = at.UTC().Truncate(time.Second)
+	return e
+}
 
 // Learn records what an attempt found out about the recipients.
 func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
@@ -264,7 +285,7 @@ func (e Entry) Failed(f *verdict.Failure) Entry {
 // Waiting returns the entry after an attempt that failed temporarily.
 func (e Entry) Waiting(f *verdict.Failure) Entry {
 	e = e.Failed(f)
-	e.State = StateWaiting
+	e.State, e.NextTry = StateWaiting, time.Time{}
 	e.Release()
 	e.Uncertain = e.Uncertain || f.Certainty == verdict.MaybeSent
 	return e
@@ -318,6 +339,10 @@ func (b *Broker) OpenLedger(ctx context.Context) (Ledger, error) {
 
 // stored encodes the entry for the bucket, readEntry decodes it.
 func (e Entry) stored() ([]byte, error) {
+	e.Wait = nil
+	if e.State != StateWaiting {
+		e.NextTry = time.Time{}
+	}
 	if e.Receipt != nil && e.Certificate != nil {
 		receipt := *e.Receipt
 		receipt.Certificate = nil

@@ -113,6 +113,15 @@ func (h *Sequences) Has(sequence uint64) bool {
 	return !gone
 }
 
+// Before returns how many messages the stream holds before a sequence.
+func (h *Sequences) Before(sequence uint64) uint64 {
+	if h.Messages == 0 || sequence <= h.First {
+		return 0
+	}
+	gone, _ := slices.BinarySearch(h.gone, sequence)
+	return min(sequence-h.First-min(sequence-h.First, uint64(gone)), h.Messages)
+}
+
 // HeldDeliveries asks the leader of CERTPOST_DELIVERIES which messages it holds. The answer
 // has some bytes for each message removed after the oldest one.
 func (b *Broker) HeldDeliveries(ctx context.Context) (*Sequences, error) {
@@ -135,10 +144,10 @@ func (b *Broker) held(ctx context.Context, name string) (*Sequences, error) {
 	return h, nil
 }
 
-// LedgerStates returns the states of the ledger's entries at these keys; none for a key
-// without an entry. A replica that lags may return an earlier state.
-func (b *Broker) LedgerStates(ctx context.Context, keys []string) (map[string]State, error) {
-	states := make(map[string]State)
+// LedgerEntries returns the ledger's entries at these keys; none for a key without one. A
+// replica that lags may return an earlier revision.
+func (b *Broker) LedgerEntries(ctx context.Context, keys []string) (map[string]Entry, error) {
+	entries := make(map[string]Entry)
 	for part := range slices.Chunk(keys, maxPipeline) {
 		requests := make([]string, len(part))
 		for i, key := range part {
@@ -160,11 +169,11 @@ func (b *Broker) LedgerStates(ctx context.Context, keys []string) (map[string]St
 				return nil, err
 			}
 			if c := ledgerChange(m); !c.Deleted && !c.Unreadable {
-				states[part[i]] = c.Entry.State
+				entries[part[i]] = c.Entry
 			}
 		}
 	}
-	return states, nil
+	return entries, nil
 }
 
 // LatestEntry reads an entry from the ledger's leader; ErrNoEntry and revision 0 if there

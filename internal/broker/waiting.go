@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,11 +14,11 @@ import (
 	"github.com/certpost/certpost/internal/verdict"
 )
 
-// Waiting is a delivery that waits in CERTPOST_DELIVERIES for its first attempt: the ledger
-// does not know it yet.
+// Waiting is a delivery in CERTPOST_DELIVERIES, as its message says: the ledger does not know it
+// before the first attempt.
 type Waiting struct {
 	Entry Entry     // in state waiting, without attempts
-	Since time.Time // when its message was stored
+	Since time.Time // when its message was stored, or the one of which it is a copy
 }
 
 // waitingTimeout bounds the search for a delivery in the manifest, which has some hundred bytes
@@ -62,26 +63,31 @@ func (b *Broker) WaitingDelivery(ctx context.Context, target, event string) (Wai
 	return Waiting{}, ErrNoEntry
 }
 
-// NewestWaiting returns the newest of the deliveries in the stream, attempted or not, newest
-// first, at most limit, and how many older ones the stream has.
-func (b *Broker) NewestWaiting(ctx context.Context, limit int) (list []Waiting, older uint64, err error) {
+// NewestWaiting returns the newest of the deliveries in the stream before a sequence (0: of all),
+// attempted or not, newest first. It reads at most limit messages; older is how many it did not
+// read, and next the sequence before which they are.
+func (b *Broker) NewestWaiting(ctx context.Context, before uint64, limit int) (list []Waiting, older, next uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, waitingTimeout)
 	defer cancel()
 	held, err := b.HeldDeliveries(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	var requests []string
-	for sequence := held.Last; held.Messages > 0 && sequence >= held.First && len(requests) < limit; sequence-- {
-		if held.Has(sequence) {
-			requests = append(requests, fmt.Sprintf(`{"seq":%d}`, sequence))
+	next = held.Last + 1
+	if before != 0 {
+		next = min(next, before)
+	}
+	for held.Messages > 0 && next > held.First && len(requests) < limit {
+		if next--; held.Has(next) {
+			requests = append(requests, fmt.Sprintf(`{"seq":%d}`, next))
 		}
 	}
-	older = held.Messages - min(held.Messages, uint64(len(requests)))
+	older = held.Before(next)
 	for part := range slices.Chunk(requests, maxPipeline) {
 		answers, err := b.requestAll(ctx, DeliveriesStream, part)
 		if err != nil {
-			return nil, 0, b.readError(ctx, DeliveriesStream, err)
+			return nil, 0, 0, b.readError(ctx, DeliveriesStream, err)
 		}
 		for _, answer := range answers {
 			if serverHeader(answer, headerSequence) == "" {
@@ -89,14 +95,14 @@ func (b *Broker) NewestWaiting(ctx context.Context, limit int) (list []Waiting, 
 			}
 			raw, err := rawMessage(answer)
 			if err != nil {
-				return nil, 0, err
+				return nil, 0, 0, err
 			}
 			if w, ok := waitingOf(raw); ok {
 				list = append(list, w)
 			}
 		}
 	}
-	return list, older, nil
+	return list, older, next, nil
 }
 
 // waitingOf is the delivery of a message; false if the message is none.
@@ -105,10 +111,35 @@ func waitingOf(raw *jetstream.RawStreamMsg) (Waiting, bool) {
 	if err != nil {
 		return Waiting{}, false
 	}
-	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: raw.Header.Get(HeaderLane), Digest: ev.Digest(),
+	lane, _, _ := strings.Cut(strings.TrimPrefix(raw.Subject, DeliveryPrefix), ".")
+	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
 		State: StateWaiting, Sequence: raw.Sequence}}
+	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(w.Since) {
+		w.Since = first
+	}
 	if leaf, err := ev.Leaf(); err == nil {
 		w.Entry.Certificate = verdict.CertificateOf(leaf)
 	}
 	return w, true
+}
+
+// With returns the delivery of a message with what the ledger knows of it (the zero value:
+// nothing), and whether it waits. It does not while an attempt may be sending, or when the ledger
+// has its outcome: the message is being acknowledged then. The sequence is that of the message.
+func (w Waiting) With(known Entry) (e Entry, waits bool) {
+	e = w.Entry
+	switch {
+	case known.Event == "", known.Digest != e.Digest: // another event used the id: an attempt finds that out
+	case known.State == StateWaiting:
+		e = known
+		e.Lane, e.Sequence = w.Entry.Lane, w.Entry.Sequence
+	case known.State.Final() && known.Sequence < e.Sequence: // a replay waits for its first attempt
+		e = known
+		e.State, e.Lane, e.Sequence, e.NextTry = StateWaiting, w.Entry.Lane, w.Entry.Sequence, time.Time{}
+		e.Renew(time.Time{})
+	default:
+		return e, false
+	}
+	e.Wait = &Wait{Since: w.Since}
+	return e, true
 }

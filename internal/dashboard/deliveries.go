@@ -22,6 +22,7 @@ type deliveriesView struct {
 	Chips    []desk.Chip
 	Path     string
 	List     []deliveryRow
+	Waits    bool // what waits is listed: reason and next try take the place of reply and recipients
 	Total    int
 	Unlisted uint64 // older deliveries that the list may lack
 	Pager    pager
@@ -53,7 +54,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 		return view{}, err
 	}
 	v := deliveriesView{
-		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Unlisted: found.Unlisted,
+		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Waits: q.State == broker.StateWaiting, Unlisted: found.Unlisted,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}

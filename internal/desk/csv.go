@@ -47,7 +47,7 @@ var DeliveryTable = Table[broker.Entry]{
 	Name: "deliveries",
 	Columns: []string{"event", "target", "lane", "state", "generation", "attempts", "first_attempt", "last_attempt", "name", "dns_names", "issuer", "serial", "fingerprint", "not_before", "not_after",
 		"accepted", "refused", "owed", "relay", "tls", "reply_code", "reply", "queue_id", "message_id", "size", "possible_duplicates", "uncertain", "code", "phase", "reason",
-		"payload", "files", "private_key", "definition", "all_attempts", "began", "failed_replays"},
+		"payload", "files", "private_key", "definition", "all_attempts", "began", "failed_replays", "waits_since", "waits_for", "next_try"},
 	Cells: func(e broker.Entry) []string {
 		cert, receipt, failure := verdict.Certificate{}, verdict.Receipt{}, broker.FailureRecord{}
 		name := ""
@@ -66,6 +66,10 @@ var DeliveryTable = Table[broker.Entry]{
 		if e.Failure != nil {
 			failure = *e.Failure
 		}
+		wait := broker.Wait{Next: e.NextTry}
+		if e.Wait != nil {
+			wait = *e.Wait
+		}
 		var refused []string
 		for _, one := range e.Refused {
 			refused = append(refused, one.Recipient)
@@ -75,7 +79,7 @@ var DeliveryTable = Table[broker.Entry]{
 			strings.Join(e.Accepted, " "), strings.Join(refused, " "), strings.Join(e.Owed, " "), receipt.Relay, receipt.TLS, some(uint64(receipt.ReplyCode)), receipt.Reply,
 			receipt.QueueID, receipt.MessageID, some(uint64(receipt.Size)), strconv.Itoa(e.PossibleDuplicates), strconv.FormatBool(e.Uncertain),
 			string(failure.Code), string(failure.Phase), failure.Reason, receipt.Payload, strings.Join(receipt.Files, " "), string(receipt.PrivateKey), receipt.Definition,
-			strconv.Itoa(e.AllAttempts()), stamp(e.FirstOfAll()), some(uint64(e.FailedReplays))}
+			strconv.Itoa(e.AllAttempts()), stamp(e.FirstOfAll()), some(uint64(e.FailedReplays)), stamp(wait.Since), wait.Reason, stamp(wait.Next)}
 	},
 }
 

@@ -322,7 +322,7 @@ type DeliveryListing struct {
 	Total   int            `json:"total"`
 	Next    uint64         `json:"next"`
 	// Unlisted are the older deliveries in the queue that are not listed unless they were attempted
-	// before: the first page has the newest of those that were not.
+	// before: the first page has the newest of those that were not. The list of what waits has all.
 	Unlisted uint64 `json:"unlisted,omitempty"`
 	// Read and Of are the entries that the index has read, and all in the ledger. Read is
 	// lower in the first seconds after the start, or if the index is full.

@@ -143,6 +143,9 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 // that wait for their first attempt, which the ledger does not have.
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
 	size = pageSize(size)
+	if q.State == broker.StateWaiting {
+		return d.waiting(ctx, q, after, size)
+	}
 	var first untried
 	if after == 0 {
 		var err error
@@ -188,6 +191,11 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 	if len(entries) == 0 {
 		return d.waitingDelivery(ctx, target, event)
 	}
+	if entries[0].State == broker.StateWaiting {
+		if err := d.explainWaits(ctx, entries[:1]); err != nil {
+			return DeliveryDetail{}, err
+		}
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out := DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, target, entries[0].Event, maxPage))}
@@ -204,5 +212,11 @@ func (d *Desk) waitingDelivery(ctx context.Context, target, event string) (Deliv
 	if errors.Is(err, broker.ErrNoEntry) {
 		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
 	}
-	return DeliveryDetail{Entry: w.Entry, WaitingSince: w.Since, History: []Record{}}, err
+	if err != nil {
+		return DeliveryDetail{}, err
+	}
+	one := []broker.Entry{w.Entry}
+	one[0].Wait = &broker.Wait{Since: w.Since}
+	err = d.explainWaits(ctx, one)
+	return DeliveryDetail{Entry: one[0], WaitingSince: w.Since, History: []Record{}}, err
 }

@@ -24,7 +24,7 @@ const (
 // untried returns the newest deliveries without an attempt that match. While the index does not
 // have the whole ledger there are none: the page says that it is incomplete.
 func (d *Desk) untried(ctx context.Context, q DeliveryQuery, size int) (out untried, err error) {
-	if q.State != "" && q.State != broker.StateWaiting || q.Recipient != "" || q.Since != 0 || !q.From.IsZero() || !q.To.IsZero() {
+	if q.State != "" || q.Recipient != "" || q.Since != 0 || !q.From.IsZero() || !q.To.IsZero() {
 		return out, nil // they have neither an attempt nor a recipient
 	}
 	d.mu.RLock()
@@ -33,7 +33,7 @@ func (d *Desk) untried(ctx context.Context, q DeliveryQuery, size int) (out untr
 	if reading {
 		return out, nil
 	}
-	waiting, older, err := d.b.NewestWaiting(ctx, min(examined*size, maxExamined))
+	waiting, older, _, err := d.b.NewestWaiting(ctx, 0, min(examined*size, maxExamined))
 	if err != nil {
 		return out, err
 	}
@@ -42,7 +42,7 @@ func (d *Desk) untried(ctx context.Context, q DeliveryQuery, size int) (out untr
 	for i := range waiting {
 		keys = append(keys, keyOf(&waiting[i].Entry))
 	}
-	known, err := d.b.LedgerStates(ctx, keys)
+	known, err := d.b.LedgerEntries(ctx, keys)
 	if err != nil {
 		return out, err
 	}

@@ -66,7 +66,7 @@ func TestMoreUntriedDeliveriesThanRows(t *testing.T) {
 	if untried(waiting) != len(waiting.Entries) || waiting.Entries[0].Sequence <= waiting.Entries[1].Sequence {
 		t.Errorf("not the newest waiting ones first: %+v", waiting)
 	}
-	if l := list(DeliveryQuery{State: broker.StateWaiting}, 2); len(l.Entries) != 2 || l.Entries[1].Event != waiting.Entries[1].Event || l.Unlisted != uint64(len(waiting.Entries)-2) || l.Next != 0 {
+	if l := list(DeliveryQuery{State: broker.StateWaiting}, 2); len(l.Entries) != 2 || l.Entries[1].Event != waiting.Entries[1].Event || l.Unlisted != 0 || l.Next == 0 {
 		t.Errorf("a page of 2 of %d: %+v", len(waiting.Entries), l)
 	}
 	if l := list(DeliveryQuery{Target: "prod"}, 100); len(l.Entries) != 0 || l.Unlisted != 0 {

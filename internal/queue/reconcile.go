@@ -218,7 +218,7 @@ func (rc *reconciler) unsettled(ctx context.Context, gone []lostDelivery, stream
 	for i, d := range gone {
 		keys[i] = d.key()
 	}
-	states, err := rc.r.LedgerStates(ctx, keys)
+	entries, err := rc.r.LedgerEntries(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -228,8 +228,8 @@ func (rc *reconciler) unsettled(ctx context.Context, gone []lostDelivery, stream
 	}
 	unknown := 0
 	for _, d := range gone {
-		switch state, known := states[d.key()]; {
-		case state.Final():
+		switch entry, known := entries[d.key()]; {
+		case entry.State.Final():
 		case known || time.Unix(0, d.since).After(ledger.Created):
 			lost = append(lost, d)
 		case time.Unix(0, d.since).Before(streamCreated):

@@ -240,12 +240,13 @@ func (j *job) retry(receipt *verdict.Receipt, f *verdict.Failure) {
 	if receipt != nil {
 		until, tries = j.leaseEnd(), 1
 	}
-	if !j.record(j.entry.Waiting(f), until) {
+	delay := max(j.r.set.retryDelay(tries), j.r.untilRelay(f.After)) // After: the relay reached its limit at a later recipient
+	if !j.record(j.entry.Waiting(f).TriedAgain(time.Now().Add(delay)), until) {
 		return
 	}
 	j.r.reached(pointWaiting)
 	j.log("", "retry", f)
-	j.nak(max(j.r.set.retryDelay(tries), j.r.untilRelay(f.After)), nil) // After: the relay reached its limit at a later recipient
+	j.nak(delay, nil)
 }
 
 // relayFailed NAKs the message until the relay may be tried again. This does not count
