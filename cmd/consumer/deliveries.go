@@ -20,6 +20,7 @@ type deliveriesCmd struct {
 	Show deliveriesShowCmd `cmd:"" help:"Show the deliveries of one event."`
 	Who  deliveriesWhoCmd  `cmd:"" help:"List who got the certificates of a name, when, and whether with the private key."`
 
+	Retry    deliveriesRetryCmd    `cmd:"" help:"Try waiting deliveries now, whatever delay they have."`
 	Rollback deliveriesRollbackCmd `cmd:"" help:"Put the files back that a deployment has replaced on its mail host."`
 	Plan     deliveriesPlanCmd     `cmd:"" help:"Say what a deployment onto a mail host would do, without doing it."`
 }

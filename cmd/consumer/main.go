@@ -89,6 +89,7 @@ func newCLI() *cli {
 		filter.filterFlags = newFilterFlags(desk.HistoryConditions.All())
 	}
 	c.Deliveries.List.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
+	c.Deliveries.Retry.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
 	c.Replays.List.filterFlags = newFilterFlags(desk.RunConditions.All())
 	return c
 }

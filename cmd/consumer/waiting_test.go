@@ -82,6 +82,21 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 	if status, text := d.request(`deliveries.list {"filter": {"state": "waiting"}, "size": 1}`); status != http.StatusOK || !strings.Contains(text, `"waits/here"`) || !strings.Contains(text, `"reason":"lane `) || !strings.Contains(text, `"next":`) {
 		t.Errorf("%d, %s", status, text)
 	}
+	for _, flags := range [][]string{{"--event", "waits/here", "--target", "ops"}, {"--lane", lane}, {"--all"}} {
+		out := o.certpost(append([]string{"deliveries", "retry"}, flags...)...)
+		if out.code != exitFailed || !strings.Contains(out.stdout, "0 deliveries are tried now") || !strings.Contains(out.stdout, "lane "+lane+": suspended") {
+			t.Errorf("%v: %+v", flags, out)
+		}
+	}
+	if out := o.certpost("deliveries", "retry"); out.code != exitUsage || !strings.Contains(out.stderr, "give a filter, a lane, or all") {
+		t.Errorf("nothing chosen: %+v", out)
+	}
+	if out := o.certpost("deliveries", "retry", "--event", "unknown"); out.code != exitFailed || !strings.Contains(out.stderr, "nothing that waits matches") {
+		t.Errorf("an unknown event: %+v", out)
+	}
+	if status, text := d.request(`deliveries.retry {"all": true, "lane": "relay"}`); status != http.StatusBadRequest || !strings.Contains(text, "give one of filter or lane, and all") {
+		t.Errorf("%d, %s", status, text)
+	}
 	o.certpost("relays", "resume", lane).done(t)
 	o.settled()
 	if out := o.certpost("deliveries", "show", "waits/here", "ops").done(t); strings.Contains(out, "Waits") || !strings.Contains(out, "sent") {

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"html/template"
 	"slices"
 	"time"
@@ -32,6 +33,7 @@ type deliveryView struct {
 	SameEvent    string // all deliveries of the event
 	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
 	Who          string // who got the key of its name, "" likewise
+	Retry        string // the address that ends its wait, "" if it does not wait
 	Rollback     string // the address of the rollback, "" if it is not possible
 	Commands     []command
 }
@@ -93,6 +95,10 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		v.SameLeaf = address(deliveriesPath, queryOf("fingerprint", v.Leaf.Fingerprint))
 		v.Who = whoAddress(v.Leaf.Name(), true)
 	}
+	if e.State == broker.StateWaiting {
+		v.Retry = deliveryAddress(e.Target, e.Event) + "/retry"
+		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "retry", "--event="+e.Event, "--target="+e.Target)})
+	}
 	if d.RollbackAvailable {
 		v.Rollback = deliveryAddress(e.Target, e.Event) + "/rollback"
 		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "rollback", e.Event, e.Target, "--reason=WHY")})
@@ -112,6 +118,22 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		}
 	}
 	return v
+}
+
+// retryNow ends the wait of the delivery.
+func (p *pages) retryNow(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound
+	}
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err != nil {
+		return view{}, err
+	}
+	result, err := p.desk.RetryNow(r.Context(), r.actor(), desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}, "", r.reason())
+	if err == nil && len(result.Blocked) > 0 {
+		err = fmt.Errorf("%s: %w", result.Blocked[0], desk.ErrNothingWaits)
+	}
+	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=retried"}, err
 }
 
 // rollBack puts the files back that the deployment has replaced on its mail host.

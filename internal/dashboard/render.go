@@ -118,6 +118,7 @@ var notices = map[string]string{
 	"session-ended": "Signed out there. The session has ended, and the audit has a record of it.",
 	"session-gone":  "That session had already ended. Nothing was done.",
 	"others-ended":  "Signed out everywhere else. Only this browser is still signed in.",
+	"retried":       "It is tried now.",
 	"rolled-back":   "Rolled back. The mail host has the former certificate again.",
 	"silenced":      "Silenced. Nobody is told of it until the silence ends.",
 	"unsilenced":    "No longer silenced. What lasts is told.",

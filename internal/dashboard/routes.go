@@ -31,6 +31,7 @@ func (p *pages) routes() []route {
 		{"GET /deliveries", access.Viewer, p.deliveries},
 		{"GET /deliveries/who", access.Viewer, p.who},
 		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
+		{"POST /deliveries/{target}/{event}/retry", access.Operator, p.retryNow},
 		{"POST /deliveries/{target}/{event}/rollback", access.Operator, p.rollBack},
 
 		{"GET /targets", access.Viewer, p.targets},

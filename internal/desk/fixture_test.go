@@ -115,6 +115,12 @@ func start(t *testing.T) *fixture {
 // startIn starts with the data of an earlier process.
 func startIn(t *testing.T, dir string) *fixture {
 	t.Helper()
+	return startWith(t, dir, func(*queue.Settings) {})
+}
+
+// startWith starts with changed settings of the queue.
+func startWith(t *testing.T, dir string, change func(*queue.Settings)) *fixture {
+	t.Helper()
 	x := &fixture{t: t, courier: newFakeCourier()}
 	var err error
 	x.b, err = broker.Open(broker.Config{DataDir: dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
@@ -125,7 +131,9 @@ func startIn(t *testing.T, dir string) *fixture {
 	if x.js, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
-	r := queue.NewRunner(x.b, x.courier, quick(), queue.NewMetrics(prometheus.NewRegistry()))
+	set := quick()
+	change(&set)
+	r := queue.NewRunner(x.b, x.courier, set, queue.NewMetrics(prometheus.NewRegistry()))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -228,11 +228,11 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.finish("duplicate", nil)
 		return false
-	case entry.State == broker.StateSkipped && entry.Sequence == j.seq:
+	case entry.State == broker.StateSkipped && (entry.Sequence == j.seq || entry.Sequence == j.copyOf):
 		j.finish("skipped", nil) // the process died before the acknowledgement
 		return false
-	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && entry.Sequence == j.seq:
-		// The process died before the acknowledgement.
+	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && (entry.Sequence == j.seq || entry.Sequence == j.copyOf):
+		// The process died before the acknowledgement, or was at work when the copy was made.
 		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
 			return false
 		}

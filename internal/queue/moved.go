@@ -80,7 +80,7 @@ func (j *job) moveTo(ctx context.Context, lane string) {
 	raw := &jetstream.RawStreamMsg{Subject: j.msg.Subject(), Sequence: j.seq, Header: j.msg.Headers(), Data: j.msg.Data(), Time: j.since}
 	err := j.r.lanes.ensure(ctx, lane)
 	if err == nil {
-		err = j.r.republish(ctx, raw, lane, j.target)
+		err = j.r.PublishCopy(ctx, raw, lane, j.target)
 	}
 	if err != nil {
 		j.nak(backoff.Jitter(5*time.Second), fmt.Errorf("move the delivery to lane %s: %w", lane, err))

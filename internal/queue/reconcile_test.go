@@ -233,10 +233,10 @@ func TestNothingElseIsFoundLost(t *testing.T) {
 	for first, sequence := stream.CachedInfo().State.FirstSeq, uint64(0); sequence < 20; sequence++ { // as if stranded: a copy takes their place
 		msg, err := stream.GetMsg(t.Context(), first+sequence)
 		if err == nil {
-			err = b.runner.republish(t.Context(), msg, "relay", "ops")
+			err = b.runner.PublishCopy(t.Context(), msg, "relay", "ops")
 		}
 		if err == nil {
-			err = deleteDelivery(t.Context(), stream, msg.Sequence)
+			err = broker.RemoveDelivery(t.Context(), stream, msg.Sequence)
 		}
 		if err != nil {
 			t.Fatal(err)

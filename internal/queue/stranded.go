@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/broker"
@@ -92,11 +90,11 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 			return err
 		}
 		if !settled {
-			if err := r.republish(ctx, msg, lane, broker.DeliveryTarget(msg.Subject)); err != nil {
+			if err := r.PublishCopy(ctx, msg, lane, broker.DeliveryTarget(msg.Subject)); err != nil {
 				return err
 			}
 		}
-		if err := deleteDelivery(ctx, stream, msg.Sequence); err != nil {
+		if err := broker.RemoveDelivery(ctx, stream, msg.Sequence); err != nil {
 			return err
 		}
 		if settled {
@@ -105,17 +103,6 @@ func (r *Runner) settleBelow(ctx context.Context, stream jetstream.Stream, lane 
 			republished++
 		}
 		next = msg.Sequence + 1
-	}
-	return nil
-}
-
-// deleteDelivery removes a message from CERTPOST_DELIVERIES. It is no error if the message
-// is gone: another process has found and removed it.
-func deleteDelivery(ctx context.Context, stream jetstream.Stream, sequence uint64) error {
-	if err := stream.DeleteMsg(ctx, sequence); err != nil {
-		if _, gerr := stream.GetMsg(ctx, sequence); !errors.Is(gerr, jetstream.ErrMsgNotFound) {
-			return fmt.Errorf("remove delivery %d: %w", sequence, err)
-		}
 	}
 	return nil
 }
@@ -135,28 +122,4 @@ func (r *Runner) settled(ctx context.Context, msg *jetstream.RawStreamMsg) (bool
 		return false, err
 	}
 	return entry.State.Final() && entry.Digest == ev.Digest() && entry.Sequence >= msg.Sequence, nil
-}
-
-// republish publishes a copy of a message in a lane, so that it is delivered. The copy's
-// message id is made from the sequence of the original: two processes that find the message make
-// one copy, and so does a process that dies before it has removed the original and finds
-// it again.
-func (r *Runner) republish(ctx context.Context, msg *jetstream.RawStreamMsg, lane, target string) error {
-	m := nats.NewMsg(broker.DeliverySubject(lane, target))
-	m.Data = msg.Data
-	for name, values := range msg.Header {
-		if !strings.HasPrefix(name, "Nats-") { // Nats- headers are about the original
-			m.Header[name] = values
-		}
-	}
-	m.Header.Set(broker.HeaderLane, lane)
-	if m.Header.Get(broker.HeaderPublished) == "" {
-		setPublished(m.Header, msg.Time)
-	}
-	m.Header.Set(broker.HeaderCopyOf, strconv.FormatUint(msg.Sequence, 10))
-	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
-	if _, err := r.JetStream().PublishMsg(ctx, m); err != nil {
-		return fmt.Errorf("publish delivery %d again: %w", msg.Sequence, broker.Explain(err, broker.DeliveriesStream))
-	}
-	return nil
 }

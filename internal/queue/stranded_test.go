@@ -220,7 +220,7 @@ func TestCopiesOfStrandedDeliveries(t *testing.T) {
 	}
 	// When another process finds it at the same time, or again after a crash: one copy.
 	original := &jetstream.RawStreamMsg{Subject: batch[0].Subject, Sequence: 1, Header: batch[0].Header, Data: batch[0].Data}
-	if err := r.republish(t.Context(), original, "relay", "ops"); err != nil {
+	if err := r.PublishCopy(t.Context(), original, "relay", "ops"); err != nil {
 		t.Fatal(err)
 	}
 	info, err := stream.Info(t.Context())

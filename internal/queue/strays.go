@@ -103,12 +103,12 @@ func (ls *lanes) move(ctx context.Context, stream jetstream.Stream, msg *jetstre
 	}
 	settled, err := ls.r.settled(ctx, msg)
 	if err == nil && !settled {
-		err = ls.r.republish(ctx, msg, lane, broker.DeliveryTarget(msg.Subject))
+		err = ls.r.PublishCopy(ctx, msg, lane, broker.DeliveryTarget(msg.Subject))
 	}
 	if err != nil {
 		return false, err
 	}
-	return !settled, deleteDelivery(ctx, stream, msg.Sequence)
+	return !settled, broker.RemoveDelivery(ctx, stream, msg.Sequence)
 }
 
 // strayMsg is a stored message in the place of a fetched one. Its acknowledgement removes
@@ -128,7 +128,7 @@ func (m strayMsg) Data() []byte         { return m.raw.Data }
 func (m strayMsg) Headers() nats.Header { return m.raw.Header }
 func (m strayMsg) Reply() string        { return "" }
 func (m strayMsg) DoubleAck(ctx context.Context) error {
-	return deleteDelivery(ctx, m.stream, m.raw.Sequence)
+	return broker.RemoveDelivery(ctx, m.stream, m.raw.Sequence)
 }
 func (m strayMsg) Ack() error                       { return m.DoubleAck(context.Background()) }
 func (m strayMsg) Term() error                      { return m.Ack() }

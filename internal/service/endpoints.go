@@ -63,6 +63,7 @@ var endpoints = []endpoint{
 	{"deliveries.list", reads, "list deliveries, by certificate, recipient, target, state and time", answering((*API).deliveries)},
 	{"deliveries.show", reads, "show one delivery and its history", answering((*API).delivery)},
 	{"deliveries.who", reads, "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
+	{"deliveries.retry", acts, "try waiting deliveries now: those that match a filter, those of a lane, or all", answering((*API).retry)},
 	{"deliveries.rollback", acts, "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
 	{"deliveries.plan", acts, "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
 	{"alerts.list", reads, "list the alerts that last, the silences, and how the channels do", answering((*API).alerts)},

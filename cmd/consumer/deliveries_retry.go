@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/service"
+)
+
+type deliveriesRetryCmd struct {
+	filterFlags
+	Lane   string `help:"Only deliveries in this lane." placeholder:"LANE"`
+	All    bool   `help:"All that waits."`
+	Reason string `help:"Reason (kept in the audit)."`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *deliveriesRetryCmd) Validate() error {
+	_, err := parseFlags(desk.DeliveryConditions, &c.filterFlags)
+	return err
+}
+
+// Run ends the wait of deliveries. It fails if some of them cannot be tried now.
+func (c *deliveriesRetryCmd) Run(a *app) error {
+	client, done, err := a.client()
+	if err != nil {
+		return err
+	}
+	defer done()
+	answer, err := ask[desk.Retried](a.ctx, client, "deliveries.retry", service.RetryOrder{
+		Caller: service.Caller{By: actor(), Via: broker.ViaShell}, Filtered: service.Filtered{Filter: c.values()}, Lane: c.Lane, All: c.All, Reason: c.Reason})
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		err = a.json(answer)
+	} else {
+		what := "deliveries are"
+		if answer.Done == 1 {
+			what = "delivery is"
+		}
+		fmt.Fprintf(a.stdout, "%d %s tried now\n", answer.Done, what)
+		for _, l := range answer.Blocked {
+			fmt.Fprintf(a.stdout, "%s\n", printable(l.String()))
+		}
+	}
+	if err == nil && len(answer.Blocked) > 0 {
+		err = &failure{code: exitFailed}
+	}
+	return err
+}
