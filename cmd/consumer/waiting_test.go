@@ -9,6 +9,7 @@ import (
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/events"
 )
 
 // A delivery that waits for its first attempt is shown at every door, although the ledger does
@@ -95,6 +96,13 @@ func TestWaitingDeliveryIsShown(t *testing.T) {
 		t.Errorf("an unknown event: %+v", out)
 	}
 	if status, text := d.request(`deliveries.retry {"all": true, "lane": "relay"}`); status != http.StatusBadRequest || !strings.Contains(text, "give one of filter or lane, and all") {
+		t.Errorf("%d, %s", status, text)
+	}
+	page := "/deliveries/ops/" + events.Token("waits/here")
+	if status, text := d.visit("GET " + page); status != http.StatusOK || !strings.Contains(text, "Retry now") || !strings.Contains(text, "Waits for lane "+lane+": suspended") {
+		t.Errorf("%d, %s", status, text)
+	}
+	if status, text := d.visit("POST " + page + "/retry reason="); status != http.StatusConflict || !strings.Contains(text, "1 delivery still waits for lane "+lane+": suspended") {
 		t.Errorf("%d, %s", status, text)
 	}
 	o.certpost("relays", "resume", lane).done(t)

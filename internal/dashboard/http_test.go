@@ -28,6 +28,14 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	v.opens("/dead-letters?q=nothing-has-this").says("No matching dead letters")
 	group := list.follow("By cause").is(200).says("SMTP_PERMANENT", "3 letters").follow("Review").is(200).says("Newest letter", "answered 550 5.1.1 to RCPT TO")
 	sound(t, "group", group.doc, false)
+	for page, want := range map[string]string{"/": "Overview: 3 dead letters · Certpost", "/dead-letters?name=a.example.com": "1 dead letter · Certpost", "/dead-letters?view=groups": "3 dead letters by cause · Certpost"} {
+		if got := textOf(all(v.opens(page).doc, "title")[0]); got != want {
+			t.Errorf("%s is titled %q, want %q", page, got, want)
+		}
+	}
+	if got := textOf(all(group.doc, "title")[0]); !strings.HasPrefix(got, "3 dead letters: ") {
+		t.Errorf("the cause is titled %q", got)
+	}
 	if first := v.opens("/dead-letters?size=2").follow("Next page").is(200); !strings.Contains(textOf(first.doc), "1 of 3 letters") {
 		t.Error("the second page does not show exactly the last letter")
 	}

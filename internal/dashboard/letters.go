@@ -71,10 +71,10 @@ func (p *pages) letters(r *request) (view, error) {
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
-		return view{template: "letters", title: "Dead letters by cause", data: v, renews: v.Lag != "", hasRows: len(groups) > 0, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
+		return view{template: "letters", title: plural(v.Total, "dead letter") + " by cause", data: v, renews: v.Lag != "", hasRows: len(groups) > 0, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
 	}
 	v := p.lettersOf(r, q, pageSize(r))
-	return view{template: "letters", title: "Dead letters", data: v, renews: v.Lag != "", hasRows: len(v.List) > 0, table: exported(desk.LetterTable, p.desk.Each(q))}, nil
+	return view{template: "letters", title: plural(v.Total, "dead letter"), data: v, renews: v.Lag != "", hasRows: len(v.List) > 0, table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // lettersOf returns one page of the letters that match a query.
@@ -228,7 +228,7 @@ func (p *pages) group(r *request) (view, error) {
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path
-	return view{template: "group", title: "Cause: " + groups[0].Title(), data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
+	return view{template: "group", title: plural(v.Letters.Total, "dead letter") + ": " + groups[0].Title(), data: v, object: groups[0], table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // listing returns the shell commands that print the same list.

@@ -29,7 +29,11 @@ func (p *pages) overview(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	return view{template: "overview", title: "Overview", renews: o.Reading != "", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
+	title := "Overview"
+	if o.Balance.Open > 0 {
+		title += ": " + plural(o.Balance.Open, "dead letter")
+	}
+	return view{template: "overview", title: title, renews: o.Reading != "", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
 }
 
 func newOverview(o desk.Overview, asOf uint64) overviewView {
