@@ -185,7 +185,7 @@ func TestLoad(t *testing.T) {
 	}
 
 	_, problems = Load(dir, &into)
-	if got, want := texts(problems), []string{dir + ": cannot be read: is a directory"}; !reflect.DeepEqual(got, want) {
+	if got, want := texts(problems), []string{dir + ": cannot be read: it is a directory, not a regular file"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -27,6 +27,9 @@ var ErrNotRegular = errors.New("not a regular file")
 func Open(path string) (*os.File, error) {
 	// Stat first: to open a device may do something, and to open a socket says nothing.
 	info, err := os.Stat(path)
+	if at := (*fs.PathError)(nil); errors.As(err, &at) {
+		at.Op = "open"
+	}
 	if err == nil {
 		err = regular(path, info)
 	}
