@@ -139,7 +139,7 @@ func (c *alertsTestCmd) Run(a *app) error {
 		return err
 	}
 	if !cfg.Alerts.on() {
-		return usage("alerts tells nobody: give alerts.mail or alerts.webhook")
+		return usage("the section alerts sends nothing: give alerts.mail or alerts.webhook")
 	}
 	log := a.logger(LogConfig{Level: "error", Format: cfg.Log.Format})
 	store, err := secrets.Open(cfg.Vault, log)

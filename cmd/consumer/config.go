@@ -316,7 +316,7 @@ func readConfig(path string, env []string) (*Config, *config.Document, []config.
 	problems = append(problems, config.Check(cfg, "")...)
 	for _, section := range []string{"alerts", "alerts.mail", "alerts.webhook"} {
 		if doc.Empty(section) {
-			problems = append(problems, config.Problem{Path: section, Severity: config.Warning, Message: "is empty, and tells nobody: give alerts.mail or alerts.webhook, or leave it out"})
+			problems = append(problems, config.Problem{Path: section, Severity: config.Warning, Message: "is empty, and sends nothing: give alerts.mail or alerts.webhook, or leave it out"})
 		}
 	}
 	return cfg, doc, append(problems, cfg.validate()...)

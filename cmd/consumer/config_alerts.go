@@ -84,7 +84,7 @@ func (c *AlertsConfig) validate(f *findings) {
 	}
 	plain := defaultAlerts()
 	if !c.on() && (c.Expiry != plain.Expiry || c.NotReady != plain.NotReady || c.GroupWait != plain.GroupWait || c.Interval != plain.Interval || c.Repeat != plain.Repeat) {
-		f.warn("alerts", "tells nobody: give alerts.mail or alerts.webhook")
+		f.warn("alerts", "sends nothing: give alerts.mail or alerts.webhook")
 	}
 }
 

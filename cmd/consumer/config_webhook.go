@@ -16,7 +16,7 @@ func checkWebhook(f *findings, path string, url, secret secrets.Ref, format webh
 			f.err(path+".url", err.Error())
 		}
 		if format == webhook.Slack || format == webhook.Teams {
-			f.warn(path+".url", "is in the configuration: whoever reads it can post there; use a secret reference")
+			f.warn(path+".url", "is in the configuration, and every reader of that can post there; use a secret reference")
 		}
 	}
 	switch {

@@ -225,7 +225,7 @@ type Failure struct {
 	// broker choose it.
 	After time.Duration
 	// Skip is set when nothing is to be sent, by the target's policy or because its host has the
-	// certificate of a later event, and nobody has to look at it: the delivery is settled without a mail
+	// certificate of a later event, and there is nothing to look at: the delivery is settled without a mail
 	// and without a dead letter.
 	Skip bool
 	// Hold is set when nothing was tried, because something outside has to be changed first. The
