@@ -13,7 +13,7 @@ import (
 // unchanged. It counts as no possible duplicate.
 //
 // Fault: the program on a mail host is killed after its claim. Result: the deployment is made
-// again, or found unchanged, at once.
+// again, or found unchanged, as soon as NATS delivers it again; its lease does not matter.
 func TestDeploymentsHaveNoUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	b := start(t, newFakeCourier("mx@host-mx1"), func(s *Settings) { s.HostLane, s.DeadLetterUnknown = "host-mx1", true })
