@@ -39,9 +39,7 @@ const (
 	MaxBatch = 100     // events
 	// bodies is how many bodies are in memory at a time.
 	bodies = 64
-	// strangers is how many bodies are read at a time whose signature has not been checked yet,
-	// and strangersTime how long one of them may take: every client can send the header of a signature.
-	strangers     = 16
+	// strangersTime is how long a body may take whose signature has not been checked yet.
 	strangersTime = 5 * time.Second
 )
 
@@ -97,7 +95,7 @@ type Config struct {
 	TooLarge func(error) bool
 	// Refusals returns why an event may not name what it names, by its source.
 	Refusals func(*events.Event) []string
-	// Address is the client's address, for the log.
+	// Address is the client's address, for the log and for limits.
 	Address func(*http.Request) string
 	Log     zerolog.Logger
 	Metrics *Metrics
@@ -105,16 +103,17 @@ type Config struct {
 
 // Handler handles POST /v1/events.
 type Handler struct {
-	cfg               Config
-	bodies, strangers chan struct{}
-	failed            *rate.Limiter // of lines about requests without a valid proof
-	now               func() time.Time
+	cfg       Config
+	bodies    chan struct{}
+	strangers crowd
+	failed    *rate.Limiter // of lines about requests without a valid proof
+	now       func() time.Time
 }
 
 // New makes a Handler.
 func New(cfg Config) *Handler {
 	cfg.Metrics.start(cfg.Senders)
-	return &Handler{cfg: cfg, bodies: make(chan struct{}, bodies), strangers: make(chan struct{}, strangers), failed: rate.NewLimiter(1, 10), now: time.Now}
+	return &Handler{cfg: cfg, bodies: make(chan struct{}, bodies), failed: rate.NewLimiter(1, 10), now: time.Now}
 }
 
 // publishTimeout is how long the stream may take for one event.
@@ -222,14 +221,13 @@ func (h *Handler) enter(w http.ResponseWriter, r *http.Request, sender *Sender) 
 	full := refuse(http.StatusServiceUnavailable, "too many requests at the same time")
 	full.after = strangersTime
 	if sender == nil {
-		select {
-		case h.strangers <- struct{}{}:
-		default:
+		leave := h.strangers.enter(h.cfg.Address(r))
+		if leave == nil {
 			return nil, full
 		}
 		// A writer without deadlines, as in tests, leaves that of the server.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(strangersTime))
-		return func() { <-h.strangers }, nil
+		return leave, nil
 	}
 	select {
 	case h.bodies <- struct{}{}:
