@@ -144,6 +144,23 @@ func TestAgentOnAMailHost(t *testing.T) {
 	stop()
 	o.until("the host is away again", func() bool { return health("mail host mx1: last seen ") })
 
+	// What was published while it was away: the newest certificate is there in the end.
+	var newest string
+	for _, id := range []string{"e5", "e6", "e7"} {
+		newest = o.issueTo(id, "file")
+	}
+	_, _, stop = r.agent("mx1")
+	for _, id := range []string{"e5", "e6", "e7"} {
+		o.until(id+" is settled", func() bool {
+			list, err := o.service.broker.Deliveries(t.Context(), "file", id)
+			return err == nil && len(list) == 1 && (list[0].State == broker.StateSent || list[0].State == broker.StateSkipped)
+		})
+	}
+	if got, err := os.ReadFile(filepath.Join(o.files, "file.pem")); err != nil || !strings.Contains(string(got), newest) {
+		t.Errorf("the host has another certificate than the newest: %v", err)
+	}
+	stop()
+
 	r.forbidden("mailhost-mx1", []string{"certificate.issued.x", "certpost.delivery.host-mx1.file", "certpost.delivery.localhost-1.ops", "certpost.dead.SMTP_AUTH.other.ops.e1",
 		"$KV.CERTPOST_RELAYS.suspended.host-mx1", "$KV.CERTPOST_RELAYS.seal", "$JS.API.CONSUMER.MSG.NEXT.CERTPOST_DELIVERIES.lane-host-mx2", "$JS.API.CONSUMER.CREATE.CERTPOST_DELIVERIES.spy",
 		"$JS.API.CONSUMER.CREATE.CERTPOST_EVENTS.spy", "$JS.API.STREAM.MSG.GET.CERTPOST_EVENTS", "$JS.API.STREAM.MSG.GET.CERTPOST_DELIVERIES", "$JS.API.STREAM.MSG.GET.KV_CERTPOST_RELAYS",
