@@ -22,9 +22,9 @@ func testPages(t *testing.T, c *chromium) {
 		status              int
 	}{
 		{"overview", "/", "Overview", 200},
-		{"causes", "/dead-letters?view=groups", "Dead letters", 200},
-		{"letters", "/dead-letters", "Dead letters", 200},
-		{"letters-none", "/dead-letters?name=nobody.example.com", "Dead letters", 200},
+		{"causes", "/dead-letters?view=groups", " dead letters", 200},
+		{"letters", "/dead-letters", " dead letters", 200},
+		{"letters-none", "/dead-letters?name=nobody.example.com", "0 dead letters", 200},
 		{"cause", "", "", 200}, // the address is read from the overview
 		{"letter", fmt.Sprintf("/dead-letters/%d", n.refused[2]), " to ", 200},
 		{"letter-uncertain", fmt.Sprintf("/dead-letters/%d", n.uncertain), " to ", 200},
@@ -35,6 +35,7 @@ func testPages(t *testing.T, c *chromium) {
 		{"replays", "/replays", "Replays", 200},
 		{"replay", run, "Replay", 200},
 		{"deliveries", "/deliveries", "Deliveries", 200},
+		{"deliveries-waiting", "/deliveries?state=waiting", "Deliveries", 200},
 		{"deliveries-serial", "/deliveries?serial=" + serial, "Deliveries", 200},
 		{"delivery", "/deliveries/ops-archive/certbot-www-01", "www.example.com", 200},
 		{"delivery-dead", "/deliveries/branch-office/branch-gateway", "gateway.branch.example.org", 200},
