@@ -94,7 +94,7 @@ func TestScrape(t *testing.T) {
 	text := ""
 	o.until("all of it in the metrics", func() bool {
 		text = o.scrape()
-		return strings.Contains(text, "certpost_event_to_accepted_seconds_count 1")
+		return strings.Contains(text, "certpost_event_to_accepted_seconds_count 1") && strings.Contains(text, "certpost_delivery_oldest_timestamp_seconds 0\n") && !strings.Contains(text, "certpost_last_sent_timestamp_seconds 0\n")
 	})
 	for _, want := range []string{
 		`certpost_nats_up 1`, `certpost_events_waiting 0`, `certpost_dead_letters_unexplained 0`, `certpost_definitions_refused 0`,

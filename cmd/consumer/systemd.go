@@ -73,6 +73,10 @@ func (s supervisor) watch(ctx context.Context, lives func(context.Context)) {
 	}
 }
 
+// notifyPatience is how long a full socket is waited for: a systemd that does not read must not
+// keep the program from its work, or from ending.
+const notifyPatience = time.Second
+
 // say writes to systemd's socket. An error has no remedy here, and its consequence, a start
 // that systemd considers failed, is in systemd's log.
 func (s supervisor) say(state string) {
@@ -84,5 +88,6 @@ func (s supervisor) say(state string) {
 		return
 	}
 	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(notifyPatience))
 	_, _ = conn.Write([]byte(state))
 }

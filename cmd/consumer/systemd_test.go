@@ -65,6 +65,38 @@ func TestRunTellsSystemd(t *testing.T) {
 	}
 }
 
+// TestSystemdThatDoesNotRead: a full socket does not keep the program.
+//
+// Fault: systemd does not read what services write to it. Result: it is waited for a second, and the program goes on and ends.
+func TestSystemdThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	filler, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+	for err == nil {
+		_ = filler.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = filler.Write([]byte("WATCHDOG=1"))
+	}
+	said := make(chan struct{})
+	go func() {
+		newSupervisor([]string{"NOTIFY_SOCKET=" + socket}).stopping()
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(30 * time.Second):
+		t.Error("the program waits for systemd")
+	}
+}
+
 // A process whose checks do not come to an end gives no sign of life.
 func TestWatchdogWithoutLife(t *testing.T) {
 	t.Parallel()

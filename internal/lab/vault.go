@@ -260,6 +260,9 @@ func (v *VaultServer) Requests(t testing.TB) map[string]int {
 	}
 	count := map[string]int{}
 	for line := range bytes.Lines(log) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break // is being written
+		}
 		var entry struct {
 			Type string `json:"type"`
 			Auth struct {
