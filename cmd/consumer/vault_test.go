@@ -194,7 +194,7 @@ func TestShortLivedToken(t *testing.T) {
 	t.Parallel()
 	v := newVaultBench(t)
 	v.start("5s", "1s")
-	n, want := 0, 20
+	n, want := 0, 10
 	if testing.Short() {
 		want = 5
 	}
