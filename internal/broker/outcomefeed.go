@@ -50,6 +50,9 @@ func (f *OutcomeFeed) Fetch(ctx context.Context, n int, wait time.Duration) (all
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	batch, err := f.c.Fetch(1, jetstream.FetchContext(waiting))
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return nil, nil // the while was over before the request was sent
+	}
 	for more := true; err == nil; {
 		for m := range batch.Messages() {
 			meta, err := m.Metadata()
