@@ -189,6 +189,7 @@ func testSettings(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.clickOn("keys off", `document.querySelector("input[name=keys][value=off]")`)
 	h.click("Save")
 	h.sees("Saved.")
+	h.holds("the whole page", `document.readyState === "complete" && document.querySelector("dialog") !== null`)
 	h.press("?")
 	if mustAsk[bool](h.tab, `document.querySelector("dialog").open`) {
 		t.Error("a key still works after keys were switched off")

@@ -90,9 +90,9 @@ func testPartsInUse(t *testing.T, c *chromium) {
 	asked := func() int { return mustAsk[int](tb, "window.asked") }
 
 	// The table is not replaced between press and release, so the click reaches its link.
-	mustAsk[bool](tb, "("+link+".dataset.mine = 'yes') === 'yes'")
-	before := asked()
 	tb.mouse(pressed, link)
+	mustAsk[bool](tb, "("+link+".dataset.mine = 'yes') === 'yes'") // not before: the table may be replaced until then
+	before := asked()
 	o.suspend(lane, "maintenance one")
 	tb.until("the page to have asked for the table", func() bool { return asked() > before })
 	if !mustAsk[bool](tb, link+".dataset.mine === 'yes'") {
