@@ -168,6 +168,9 @@ func TestExamplesWithRealServers(t *testing.T) {
 
 // serveExample starts a server on a first certificate, and deploys two others.
 func (o *hostFixture) serveExample(t *testing.T, s *fileServer, certs, reload string) {
+	inner, shared := *o, *o.fixture // what fails is this test, not the one around it
+	inner.fixture, shared.t = &shared, t
+	o = &inner
 	name := s.name + ".example.com"
 	chain, key, err := o.ca.issue(name)
 	if err != nil {
