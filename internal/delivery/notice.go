@@ -12,7 +12,6 @@ import (
 
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/legible"
-	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -40,7 +39,7 @@ func (c *Courier) Notify(ctx context.Context, target string, n Notice) (*verdict
 		return nil, failure
 	}
 	a.target = t.forNotice(n.To)
-	a.p = &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+	a.p = targetProvisions(t)
 	if failure := c.login(ctx, a.target, a.p); failure != nil {
 		return nil, failure
 	}

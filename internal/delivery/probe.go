@@ -39,7 +39,7 @@ func (i Inspector) Check(ctx context.Context, target string) []verdict.Finding {
 			all = append(all, i.courier.probeHost(ctx, relay)...)
 			continue
 		}
-		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": relay.Host, "target": relay.ID}}
+		p := targetProvisions(relay)
 		findings, _ := i.courier.probe(ctx, relay, n > 0, p, nil, false)
 		all = append(all, findings...)
 	}
@@ -100,7 +100,7 @@ func (i Inspector) Senders(ctx context.Context, targets []*Target) (all []delive
 		for _, f := range t.Fallback {
 			s.Relays = append(s.Relays, f.Host)
 		}
-		p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+		p := targetProvisions(t)
 		if signing, failure := i.courier.signing(ctx, t, p, time.Now()); failure == nil && signing.dkim != nil {
 			s.DKIM = &deliverability.Signature{Domain: signing.dkim.Domain, Selector: signing.dkim.Selector, Public: signing.dkim.Signer.Public()}
 		}

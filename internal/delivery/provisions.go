@@ -29,6 +29,12 @@ type provisions struct {
 	versions map[string]string // of the secrets, by reference
 }
 
+// targetProvisions are those of a target alone, without an event: references to secrets may name its
+// host and its id.
+func targetProvisions(t *Target) *provisions {
+	return &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+}
+
 func (p *provisions) clear() {
 	if p == nil {
 		return

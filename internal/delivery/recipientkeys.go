@@ -10,7 +10,6 @@ import (
 
 	"github.com/certpost/certpost/internal/encryption"
 	"github.com/certpost/certpost/internal/legible"
-	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -64,7 +63,7 @@ func (c *Courier) recipientKeys(ctx context.Context, t *Target, now time.Time) (
 	if !t.encrypts() {
 		return nil
 	}
-	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+	p := targetProvisions(t)
 	for _, address := range slices.DeleteFunc(slices.Concat(t.To, t.CC), hasPlace) {
 		state := RecipientKey{Target: t.ID, Address: address}
 		key, failure := c.recipientKey(ctx, t, p, address)

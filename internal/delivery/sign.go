@@ -99,7 +99,7 @@ func (c *Courier) probeSigning(ctx context.Context, t *Target) []verdict.Finding
 		return nil
 	}
 	now := time.Now()
-	p := &provisions{versions: map[string]string{}, vars: secrets.Vars{"host": t.Host, "target": t.ID}}
+	p := targetProvisions(t)
 	s, failure := c.signing(ctx, t, p, now)
 	switch {
 	case failure != nil && failure.Code == verdict.SMTPPayload:
