@@ -183,13 +183,9 @@ func (o *opinion) ptr() {
 	}
 }
 
-// ascii returns a domain in the form that DNS has.
+// ascii returns a domain in the form that DNS has, in lower case.
 func ascii(domain string) (string, error) {
-	name, err := idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
-	if err == nil && !strings.Contains(name, ".") && name != "localhost" {
-		return name, nil // a relay in the search domain
-	}
-	return strings.ToLower(name), err
+	return idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
 }
 
 // organizational returns the domain that was registered (RFC 7489, section 3.2).
