@@ -44,6 +44,7 @@ func TestBrowser(t *testing.T) {
 		{"provider", testProvider},
 		{"flood", testFlood},
 		{"live", testLive},
+		{"times", testTimes},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

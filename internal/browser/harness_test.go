@@ -63,6 +63,7 @@ func testHarness(t *testing.T, c *chromium) {
 	t.Run("faults", func(t *testing.T) { testFaultsAreFound(t, c) })
 	t.Run("accessibility", func(t *testing.T) { testViolationsAreFound(t, c) })
 	t.Run("looks", func(t *testing.T) { testLooks(t, c) })
+	t.Run("cramped", func(t *testing.T) { testCrampedTablesAreFound(t, c) })
 	t.Run("typeface", func(t *testing.T) { testTypeface(t, c) })
 	t.Run("scripts", func(t *testing.T) { testWithoutScripts(t, c) })
 	t.Run("keyboard", func(t *testing.T) { testKeyboard(t, c) })

@@ -87,7 +87,7 @@ func (tb *tab) looks(name string) {
 	tb.accessible("on 320 px")
 	tb.fits()
 	tb.screenshot(name + "-small")
-	tb.viewport(desktop)
+	tb.atEveryWidth(name)
 	tb.media("print")
 	tb.printable()
 	tb.media("forced-colors: active")

@@ -18,7 +18,7 @@ const deliveriesPath = "/deliveries"
 
 // deliveriesView is the page of deliveries.
 type deliveriesView struct {
-	Fields   []formField
+	Fields   formFields
 	Chips    []desk.Chip
 	Path     string
 	List     []deliveryRow

@@ -24,7 +24,7 @@ func newTestLook(t testing.TB) *Look {
 // show renders a view for a role and parses the result.
 func show(t testing.TB, l *Look, v view, role access.Role) (*html.Node, string) {
 	t.Helper()
-	f := frame{Title: v.title, Here: "/here", Now: noon, Scheme: "system", Keys: "on", About: "Certpost test", Data: v.data,
+	f := frame{Title: v.title, Here: "/here", Now: noon, Scheme: "system", Keys: "on", Times: "local", About: "Certpost test", Data: v.data,
 		Who: newWho(access.Visit{User: access.User{Name: "ann", Role: role}, Token: "token-of-the-form", SignedIn: true})}
 	var text bytes.Buffer
 	if err := l.execute(&text, v, f); err != nil {

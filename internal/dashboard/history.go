@@ -13,7 +13,7 @@ const historyPath = "/audit"
 
 // historyView is the page of the audit.
 type historyView struct {
-	Fields   []formField
+	Fields   formFields
 	Chips    []desk.Chip
 	Path     string
 	List     []historyRow
@@ -31,7 +31,7 @@ type older struct {
 	Command string // searches all records
 }
 
-func (p *pages) historyFields(q desk.HistoryQuery) []formField {
+func (p *pages) historyFields(q desk.HistoryQuery) formFields {
 	var lanes []string
 	for _, t := range p.desk.Targets() {
 		lanes = append(lanes, t.Lane)

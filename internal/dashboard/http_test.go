@@ -21,7 +21,7 @@ func TestPagesOfALivingOffice(t *testing.T) {
 	o.dies("a.example.com", "b.example.com", "xn--pypal-4ve.com")
 
 	list := v.opens("/dead-letters").says("3 open letters", "a.example.com", "mixes Cyrillic and Latin letters", "not sent")
-	list.send("Filter", "name", "a.example.com").is(200).says("1 open letter", "name a.example.com").follow("name a.example.com").is(200).says("3 open letters")
+	list.send("Search", "name", "a.example.com").is(200).says("1 open letter", "name a.example.com").follow("name a.example.com").is(200).says("3 open letters")
 	v.opens("/dead-letters?name=a.example.com&code=SMTP_PERMANENT&q=%26").follow("code SMTP_PERMANENT").is(200).says("name a.example.com", "text &")
 	v.opens("/deliveries?target=ops&state=sent").follow("state sent").is(200).says("target ops")
 	v.opens("/audit?target=ops&by=ann").follow("by ann").is(200).says("target ops")

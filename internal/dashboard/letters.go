@@ -18,10 +18,11 @@ type lettersView struct {
 	Query   desk.Query
 	Chips   []desk.Chip
 	Path    string
-	Fields  []formField
+	Fields  formFields
 	List    []desk.Letter
 	Groups  []groupView // instead of the list
 	Grouped bool
+	View    string // the value of ?view=
 	Total   int
 	Beyond  int    // open letters that are too old for the index
 	Lag     string // why letters may be missing
@@ -67,7 +68,7 @@ func (p *pages) letters(r *request) (view, error) {
 	}
 	if r.FormValue("view") == "groups" {
 		v, groups := p.lettersOf(r, q, 1), p.desk.Groups(q)
-		v.Grouped, v.Commands = true, listing("groups", q)
+		v.Grouped, v.View, v.Commands = true, "groups", listing("groups", q)
 		for _, g := range groups {
 			v.Groups = append(v.Groups, newGroupView(g))
 		}
@@ -147,7 +148,7 @@ func pageSize(r *request) int {
 }
 
 // letterFields returns the fields of the filter form; they suggest values of open letters.
-func (p *pages) letterFields(q desk.Query) []formField {
+func (p *pages) letterFields(q desk.Query) formFields {
 	options := map[string][]string{}
 	for _, g := range p.desk.Groups(desk.Query{}) {
 		options["code"] = append(options["code"], string(g.Code))

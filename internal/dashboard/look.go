@@ -68,6 +68,9 @@ type frame struct {
 	Now     time.Time
 	Scheme  string
 	Keys    string
+	Times   string
+	Views   []viewLink // of the list on the page
+	Unsaved string     // the address of the page if it can be saved as a view
 	Notice  string
 	About   string
 	JSON    string // the address of the page as JSON, "" when there is none
@@ -98,9 +101,10 @@ func newWho(v access.Visit) who {
 func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
-		Scheme: r.scheme(), Keys: r.keys(), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
+		Scheme: scheme.of(r), Keys: keys.of(r), Times: times.of(r), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
 		Who: newWho(r.visit), Mark: r.mark, Broken: r.broken, Alerts: r.alerts || section(r.URL.Path) == alertsPlace.Path,
 	}
+	f.Views, f.Unsaved = r.viewsHere()
 	switch {
 	case r.Method == http.MethodPost:
 		f.Here = path.Dir(r.URL.Path) // the page with the form; its own address accepts only POST

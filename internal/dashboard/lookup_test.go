@@ -1,8 +1,10 @@
 package dashboard
 
 import (
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -204,7 +206,7 @@ func TestAuditSaysWhatIsNotSearched(t *testing.T) {
 	}
 }
 
-// Settings are kept in two cookies, and saving them redirects only within the dashboard.
+// Settings are kept in cookies, and saving them redirects only within the dashboard.
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})
@@ -217,7 +219,7 @@ func TestSettings(t *testing.T) {
 	for _, c := range v.client.Jar.Cookies(home) {
 		kept[c.Name] = c.Value
 	}
-	if kept[schemeCookie] != "dark" || kept[keysCookie] != "off" {
+	if kept[scheme.Cookie] != "dark" || kept[keys.Cookie] != "off" {
 		t.Errorf("%v", kept)
 	}
 	if body := v.opens("/keys").body; !strings.Contains(body, `data-scheme="dark"`) || !strings.Contains(body, `data-keys="off"`) {
@@ -230,4 +232,48 @@ func TestSettings(t *testing.T) {
 		t.Errorf("the footer leads to %s", at)
 	}
 	page.send("Save", "scheme", "purple", "keys", "on").is(http.StatusBadRequest)
+}
+
+// A filtered list can be saved under a name, opened, renamed by saving it again, and removed;
+// a cookie with anything else is not believed.
+func TestSavedViews(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	v := o.visitor()
+	if body := v.opens("/dead-letters").body; strings.Contains(body, "Save this view") {
+		t.Error("a list without a filter can be saved")
+	}
+	list := v.opens("/dead-letters?code=SMTP_AUTH&phase=&after=9").is(200)
+	saved := list.send("Save", "view", "Passwords <b>").is(200).says("Saved.", "Passwords <b>")
+	if at := saved.url.RequestURI(); at != "/dead-letters?code=SMTP_AUTH&done=saved" {
+		t.Errorf("it leads to %s", at)
+	}
+	v.opens("/dead-letters").follow("Passwords <b>").is(200).says("code SMTP_AUTH")
+	if body := v.opens("/deliveries").body; strings.Contains(body, "Passwords") {
+		t.Error("another list has the view")
+	}
+	v.opens("/dead-letters?target=ops").send("Save", "view", strings.Repeat("x", maxViewName+1)).is(http.StatusBadRequest)
+	v.opens("/dead-letters?target=ops").send("Save", "view", "x", "return", "https://certpost.invalid/dead-letters?target=ops").is(http.StatusBadRequest)
+	v.opens("/dead-letters?target=ops").send("Save", "view", "x", "return", "/settings?target=ops").is(http.StatusBadRequest)
+	v.opens("/dead-letters?target=ops").send("Save", "view", "Passwords <b>").is(200) // replaces it
+	settings := v.opens("/settings").is(200).says("Passwords <b>", "/dead-letters?target=ops")
+	settings.send("Remove", "forget", "Passwords <b>").is(200)
+	if body := v.opens("/settings").body; strings.Contains(body, "Saved views") {
+		t.Error("the removed view is still there")
+	}
+
+	home, err := url.Parse(o.url)
+	must(t, err)
+	for _, planted := range []string{
+		`[{"n":"x","a":"https://certpost.invalid/dead-letters?a=b"}]`, `[{"n":"x","a":"//certpost.invalid/?a=b"}]`,
+		`[{"n":"x","a":"javascript:alert(1)"}]`, `[{"n":"","a":"/targets?q=x"}]`, `[{"n":"\u202e","a":"/targets?q=x"}]`, `{"n":1}`, `no`,
+	} {
+		v.client.Jar.SetCookies(home, []*http.Cookie{{Name: viewsCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(planted)), Path: "/"}})
+		if body := v.opens("/settings").is(200).body; strings.Contains(body, "Saved views") {
+			t.Errorf("%s is believed", planted)
+		}
+	}
+	for i := range maxViews + 1 {
+		v.opens(fmt.Sprintf("/targets?q=%d", i)).send("Save", "view", fmt.Sprint(i)).is(map[bool]int{true: 200, false: http.StatusBadRequest}[i < maxViews])
+	}
 }

@@ -16,7 +16,7 @@ const replaysPath = "/replays"
 
 // replaysView is the page of all replay runs, newest first.
 type replaysView struct {
-	Fields               []formField
+	Fields               formFields
 	Chips                []desk.Chip
 	Path, Here           string // the addresses of the unfiltered list, and of this page
 	Unfinished, Finished []desk.Run

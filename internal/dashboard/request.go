@@ -123,24 +123,3 @@ func suffixed(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
-
-// The cookies of /settings. Each holds one word and does not identify the user.
-const (
-	schemeCookie = "certpost-scheme" // light, dark, system
-	keysCookie   = "certpost-keys"   // on, off
-)
-
-// setting is a cookie's value if it is allowed, otherwise the first allowed value.
-func (r *request) setting(cookie string, allowed ...string) string {
-	if c, err := r.Cookie(cookie); err == nil {
-		for _, value := range allowed {
-			if c.Value == value {
-				return value
-			}
-		}
-	}
-	return allowed[0]
-}
-
-func (r *request) scheme() string { return r.setting(schemeCookie, schemes...) }
-func (r *request) keys() string   { return r.setting(keysCookie, keyWords...) }

@@ -137,7 +137,7 @@ func shelves(text string) map[string]view {
 		"audit news":     {template: "audit-news", title: "New", data: audit.News, fragment: true},
 		"sessions":       {template: "sessions", title: "Signed in", data: sessionsView{Text: text, List: spoil(sampleSessions(), text), Total: 3, Others: 1, Pager: pager{"/sessions", "/sessions?after=3"}}},
 		"sessions, none": {template: "sessions", title: "Signed in", data: sessionsView{Text: "x" + text}},
-		"settings":       {template: "settings", title: "Settings", data: newSettings("dark", "off")},
+		"settings":       {template: "settings", title: "Settings", data: newSettings(asked("/settings"))},
 		"keys":           {template: "keys", title: "Keys"},
 	})
 	return all

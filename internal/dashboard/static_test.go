@@ -10,7 +10,7 @@ import (
 func TestScriptsDoNotUseTheSession(t *testing.T) {
 	t.Parallel()
 	asked := 0
-	for _, name := range []string{"app.js", "live.js"} {
+	for _, name := range []string{"app.js", "live.js", "times.js"} {
 		script, err := static.ReadFile("static/" + name)
 		must(t, err)
 		for line := range strings.Lines(string(script)) {

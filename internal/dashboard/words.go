@@ -100,7 +100,7 @@ func clock(t, now time.Time) template.HTML {
 	case t.Year() == now.Year():
 		text = t.Format("2 Jan 15:04")
 	}
-	return element(t, text, t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+	return element("clock", t, text, now)
 }
 
 // exact shows a time with date and seconds, for records that are evidence, also when
@@ -110,7 +110,7 @@ func exact(t, now time.Time) template.HTML {
 		return `<span class="none">never</span>`
 	}
 	t = t.UTC()
-	return element(t, t.Format("2 Jan 2006 15:04:05"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+	return element("exact", t, t.Format("2 Jan 2006 15:04:05"), now)
 }
 
 // day shows a date, for times that matter only to the day.
@@ -119,12 +119,14 @@ func day(t, now time.Time) template.HTML {
 		return `<span class="none">unknown</span>`
 	}
 	t = t.UTC()
-	return element(t, t.Format("2 Jan 2006"), t.Format("2006-01-02 15:04:05 UTC")+", "+ago(t, now))
+	return element("day", t, t.Format("2 Jan 2006"), now)
 }
 
-// element is a <time>. Its arguments are not escaped, so they must be trusted.
-func element(t time.Time, text, title string) template.HTML {
-	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" title="` + title + `">` + text + `</time>`)
+// element is a <time> in UTC; its title has the full time and its distance from now. A script
+// shows it in the time zone of the browser, in the same form: "clock", "exact" or "day". The
+// text is not escaped, so it must be trusted.
+func element(form string, t time.Time, text string, now time.Time) template.HTML {
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `" data-form="` + form + `" title="` + t.Format("2006-01-02 15:04:05 UTC") + ", " + ago(t, now) + `">` + text + `</time>`)
 }
 
 // ago is the distance of a time from now: "3 min ago", "in 12 days".

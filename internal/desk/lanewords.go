@@ -79,7 +79,7 @@ type LaneState struct {
 	Reply  string    // the relay's reply, if that is the reason; cleaned
 	By     string    // who suspended the lane
 	Until  time.Time // when the state ends by itself; zero: unknown, or not by itself
-	Lately string    // what became of the attempts of the last hour; "" if not known
+	Lately string    // what became of the attempts of the last hour; "" if not known, or if Why says it
 }
 
 // AwayWords says of the lane of a mail host since when no process runs there, and what waits.
@@ -109,7 +109,7 @@ func activityState(l broker.LaneInfo) LaneState {
 	case a == nil || a.Accepted+a.Failed == 0:
 		return LaneState{Words: "ready"}
 	case a.Accepted == 0:
-		return LaneState{Words: NothingSucceeds, Why: fmt.Sprintf("none of %d attempts in the last hour succeeded; the last one ended with %s", a.Failed, a.Failure)}
+		return LaneState{Words: NothingSucceeds, Why: LatelyWords(a)}
 	}
 	return LaneState{Words: "delivers"}
 }
@@ -122,6 +122,9 @@ func LatelyWords(a *broker.LaneActivity) string {
 	text := "no attempt in the last hour"
 	if n := a.Accepted + a.Failed; n > 0 {
 		text = fmt.Sprintf("%d of %d attempts in the last hour succeeded", a.Accepted, n)
+		if n == 1 {
+			text = "the only attempt in the last hour " + map[bool]string{true: "succeeded", false: "failed"}[a.Accepted == 1]
+		}
 	}
 	if !a.LastAccepted.IsZero() {
 		text += ", the last at " + legible.Moment(a.LastAccepted)
@@ -147,7 +150,9 @@ func HeldWords(l broker.LaneInfo) (all []string, urgent bool) {
 // reports.
 func StateOf(l broker.LaneInfo) LaneState {
 	s := stateIn(l)
-	s.Lately = LatelyWords(l.Activity)
+	if s.Words != NothingSucceeds {
+		s.Lately = LatelyWords(l.Activity)
+	}
 	return s
 }
 
