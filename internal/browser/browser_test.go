@@ -45,6 +45,7 @@ func TestBrowser(t *testing.T) {
 		{"flood", testFlood},
 		{"live", testLive},
 		{"times", testTimes},
+		{"walks", testWalks},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()

@@ -22,6 +22,7 @@ type tab struct {
 	ctx  context.Context
 	base string // the address of the program, without a path
 
+	clicks     int // with the mouse
 	window     size
 	scriptless bool
 	failure    string   // the file for a picture of the page if the test fails
@@ -173,6 +174,7 @@ func (tb *tab) clickOn(what, expression string) {
 		return err == nil && at != nil && at.Covered == ""
 	})
 	tb.do("clicking "+what, chromedp.MouseClickXY(at.X, at.Y))
+	tb.clicks++
 }
 
 // fill replaces the content of the field with a label.
