@@ -101,8 +101,9 @@ func (f *OutcomeFeed) Prepare(ctx context.Context) (err error) {
 
 // FeedState is how far a webhook is behind.
 type FeedState struct {
-	Waiting uint64 // outcomes that it does not have
-	Dropped uint64 // of which it will never get: the stream's limits have removed them
+	Waiting  uint64 // outcomes that it does not have
+	Repeated uint64 // those of them that were tried more than once
+	Dropped  uint64 // those of them that it will never get: the stream's limits have removed them
 }
 
 // State asks the server how far the webhook is behind.
@@ -120,6 +121,7 @@ func (f *OutcomeFeed) State(ctx context.Context) (s FeedState, err error) {
 	}
 	info, first := c.CachedInfo(), stream.CachedInfo().State.FirstSeq
 	s.Waiting = info.NumPending + uint64(max(info.NumAckPending, 0))
+	s.Repeated = uint64(max(min(info.NumRedelivered, info.NumAckPending), 0))
 	if read := info.Delivered.Stream; first > read+1 && s.Waiting > 0 {
 		s.Dropped = first - read - 1
 	}
