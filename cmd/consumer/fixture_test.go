@@ -37,13 +37,14 @@ type fixture struct {
 	ca      *demoCA
 	relay   *devrelay.Relay
 	service *instance
-	silent  bool          // the NATS service is off
-	http    string        // more of the section http
-	nats    string        // more of the section nats
-	server  string        // the whole section nats, for a server elsewhere
-	events  string        // more of the section events
-	config  string        // of the commands
-	more    func() string // more targets; may be nil
+	silent  bool             // the NATS service is off
+	http    string           // more of the section http
+	nats    string           // more of the section nats
+	server  string           // the whole section nats, for a server elsewhere
+	events  string           // more of the section events
+	config  string           // of the commands
+	more    func() string    // more targets; may be nil
+	clock   func() time.Time // of standstills; nil: time.Now
 	log     *writings
 	chain   string // of the events that publish has published
 }
@@ -109,6 +110,9 @@ func (o *fixture) open(extra, targets string) {
 	var err error
 	if o.service, err = newService(t.Context(), cfg, zerolog.New(o.log).Level(zerolog.InfoLevel)); err != nil {
 		t.Fatal(err)
+	}
+	if o.clock != nil {
+		o.service.runner.SetClock(o.clock)
 	}
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -66,7 +66,7 @@ type cli struct {
 	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
 	Alerts       alertsCmd       `cmd:"" help:"Alerts that Certpost sends by itself: list, silence, unsilence, test."`
 	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
-	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events or of the configuration."`
+	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events, of outcomes or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
 	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print NATS accounts with a user for each role, and what each may do."`
 	Backup       backupCmd       `cmd:"" help:"Copy all that lies in NATS, and the keys of data_dir, into a directory, while certpost runs."`

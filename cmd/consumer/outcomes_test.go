@@ -2,8 +2,13 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -74,9 +79,91 @@ func TestOutcomesForOthers(t *testing.T) {
 	if found != 2 {
 		t.Errorf("the role reads %d outcomes", found)
 	}
-	r.forbidden("outcomes", []string{"certpost.outcome.ops", "certpost.outcomes.position", "JS.certpost.API.CONSUMER.CREATE.CERTPOST_OUTCOMES.spy", "JS.certpost.API.DIRECT.GET.CERTPOST_AUDIT",
+	// As the page says: what follows a sequence, in one request.
+	inbox, err := nc.SubscribeSync(nc.NewRespInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var subjects []string
+	for next := uint64(1); ; {
+		if err := nc.PublishRequest("JS.certpost.API.DIRECT.GET.CERTPOST_OUTCOMES", inbox.Subject, fmt.Appendf(nil, `{"seq": %d, "batch": 100, "next_by_subj": "certpost.outcome.*"}`, next)); err != nil {
+			t.Fatal(err)
+		}
+		var m *nats.Msg
+		for {
+			if m, err = inbox.NextMsg(30 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if m.Header.Get("Status") != "" {
+				break
+			}
+			if _, err := outcome.Read(m.Data); err != nil {
+				t.Error(err)
+			}
+			sequence, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			subjects, next = append(subjects, m.Header.Get("Nats-Subject")), sequence+1
+		}
+		if status := m.Header.Get("Status"); status == "404" {
+			break
+		} else if status != "204" {
+			t.Fatalf("%v", m.Header)
+		}
+	}
+	if slices.Sort(subjects); !slices.Equal(subjects, []string{"certpost.outcome.nobody", "certpost.outcome.ops"}) {
+		t.Errorf("the role reads %q", subjects)
+	}
+	r.forbidden("outcomes", []string{"certpost.outcome.ops", "certpost.outcomes.position", "JS.certpost.API.CONSUMER.CREATE.CERTPOST_OUTCOMES.spy", "JS.certpost.API.CONSUMER.MSG.NEXT.CERTPOST_OUTCOMES.webhook-inventory", "JS.certpost.API.DIRECT.GET.CERTPOST_AUDIT",
 		"$JS.API.DIRECT.GET.CERTPOST_OUTCOMES", "$JS.ACK.CERTPOST_OUTCOMES.webhook-inventory.1.1.1.1.1", "certpost.dead.list", "certificate.issued"},
 		[]string{"certpost.outcome.>", "certpost.audit.>", ">", "_INBOX.>", "_INBOX_certpost.>"})
+}
+
+// Fault: the receiver of a webhook of outcomes refuses for longer than a minute. Result: deliveries go on, and the log, /healthz
+// (degraded), the metrics, the overview page and `certpost status` say which webhook and why, without its address; /readyz stays 200.
+func TestDeadOutcomeWebhookIsSeen(t *testing.T) {
+	t.Parallel()
+	hook := newReceiver(t)
+	hook.status = http.StatusBadGateway
+	o := bareFixture(t)
+	var later atomic.Int64
+	o.clock = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	o.write("outcome-secret", alertSecret)
+	o.furnish(fmt.Sprintf("outcomes: {enabled: true, webhooks: {inventory: {url: %q, secret: {file: %s}}}}\n", hook.URL+"/canary", o.path("outcome-secret")))
+	o.publish("e1", "ops")
+	o.settled()
+	o.until("the receiver has refused an outcome", func() bool { return len(hook.messages()) > 0 })
+	if _, page := o.get("/healthz"); !strings.Contains(page, `"name":"outcomes","tags":["outcomes"],"status":"healthy"`) {
+		t.Errorf("before a minute: %s", page)
+	}
+	later.Store(int64(2 * time.Minute))
+	const reason = "outcomes.webhooks.inventory: the receiver did not take the message (502 Bad Gateway)"
+	o.until("/healthz is degraded", func() bool {
+		_, page := o.get("/healthz")
+		return strings.Contains(page, `"name":"outcomes","tags":["outcomes"],"status":"degraded"`) && strings.Contains(page, "outcome_webhook inventory") && strings.Contains(page, reason)
+	})
+	if status, page := o.get("/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz: %d %s", status, page)
+	}
+	o.until("the log has it", func() bool {
+		log := o.log.String()
+		return strings.Contains(log, `"part":"outcome_webhook","name":"inventory"`) && strings.Contains(log, reason) && strings.Contains(log, "outcomes do not move; deliveries do")
+	})
+	o.until("the metrics have it", func() bool {
+		text := o.scrape()
+		return strings.Contains(text, `certpost_standstill{part="outcome_webhook"} 1`) && strings.Contains(text, `certpost_outcome_webhook_waiting{webhook="inventory"} 1`)
+	})
+	o.until("the overview page has it", func() bool {
+		_, page := o.get("/")
+		return strings.Contains(page, "webhook of outcomes") && strings.Contains(page, "inventory") && strings.Contains(page, reason)
+	})
+	if said := command(t, nil, "-c", o.config, "status"); !strings.Contains(said.stdout, ": webhook of outcomes inventory: "+reason) {
+		t.Errorf("certpost status: %s%s", said.stdout, said.stderr)
+	}
+	if log := o.log.String(); strings.Contains(log, "canary") || strings.Contains(log, alertSecret) {
+		t.Errorf("%s", log)
+	}
 }
 
 // What the section outcomes cannot mean is refused by check, with the place.

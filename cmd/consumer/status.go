@@ -22,7 +22,9 @@ type overview struct {
 	Groups  []desk.Group   `json:"dead_letter_groups"`
 	Lanes   []laneRow      `json:"lanes"`
 	Serving bool           `json:"serving"` // a process serves each lane with waiting deliveries
-	Spool   spool.State    `json:"spool"`   // of publishers with this configuration
+	// Standstills are what has not moved in a running process for a minute or longer.
+	Standstills []broker.Standstill `json:"standstills,omitempty"`
+	Spool       spool.State         `json:"spool"` // of publishers with this configuration
 }
 
 // Run prints what waits, what ended, and which lanes do not deliver. It exits with 1 if
@@ -49,6 +51,9 @@ func (c *statusCmd) Run(a *app) error {
 		return err
 	}
 	if o.Lanes, err = laneRows(a.ctx, client.Broker, cfg.Book.Current()); err != nil {
+		return err
+	}
+	if o.Standstills, err = client.Standstills(a.ctx); err != nil {
 		return err
 	}
 	groups, err := ask[service.GroupsAnswer](a.ctx, client, "dead.groups", service.ListRequest{})
@@ -99,6 +104,9 @@ func (o overview) print(a *app) error {
 		if err := table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "LAST HOUR"}, rows); err != nil {
 			return err
 		}
+	}
+	for _, s := range o.Standstills {
+		fmt.Fprintln(a.stdout, "\n"+printable(fmt.Sprintf("standstill since %s: %s: %s", s.Since.Format(time.RFC3339), strings.TrimSpace(desk.StandstillWords(s.Part)+" "+s.Name), s.Reason)))
 	}
 	for _, lane := range o.Lanes {
 		if lane.Away() {

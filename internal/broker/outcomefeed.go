@@ -47,10 +47,12 @@ func (f *OutcomeFeed) Fetch(ctx context.Context, n int, wait time.Duration) (all
 		return nil, err
 	}
 	// A request for several waits until there are as many: the first is waited for, and what is there comes with it.
-	waiting, cancel := context.WithTimeout(ctx, wait)
+	end := time.Now().Add(wait)
+	waiting, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	batch, err := f.c.Fetch(1, jetstream.FetchContext(waiting))
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+	// The clock, because the context ends a moment after its deadline.
+	if err != nil && !time.Now().Before(end) && ctx.Err() == nil {
 		return nil, nil // the while was over before the request was sent
 	}
 	for more := true; err == nil; {
@@ -99,8 +101,9 @@ func (f *OutcomeFeed) Prepare(ctx context.Context) (err error) {
 
 // FeedState is how far a webhook is behind.
 type FeedState struct {
-	Waiting uint64 // outcomes that it does not have
-	Dropped uint64 // of which it will never get: the stream's limits have removed them
+	Waiting  uint64 // outcomes that it does not have
+	Repeated uint64 // those of them that were tried more than once
+	Dropped  uint64 // those of them that it will never get: the stream's limits have removed them
 }
 
 // State asks the server how far the webhook is behind.
@@ -118,6 +121,7 @@ func (f *OutcomeFeed) State(ctx context.Context) (s FeedState, err error) {
 	}
 	info, first := c.CachedInfo(), stream.CachedInfo().State.FirstSeq
 	s.Waiting = info.NumPending + uint64(max(info.NumAckPending, 0))
+	s.Repeated = uint64(max(min(info.NumRedelivered, info.NumAckPending), 0))
 	if read := info.Delivered.Stream; first > read+1 && s.Waiting > 0 {
 		s.Dropped = first - read - 1
 	}

@@ -136,11 +136,13 @@ func TestAsyncAPI(t *testing.T) {
 		t.Errorf("asyncapi is %v", doc["asyncapi"])
 	}
 	var files = map[string]any{"": doc}
-	var schema map[string]any
-	if err := json.Unmarshal(Schema(), &schema); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"event.schema.json", "outcome.schema.json"} {
+		var schema map[string]any
+		if err := json.Unmarshal(must(os.ReadFile(filepath.Join(docs, name))), &schema); err != nil {
+			t.Fatal(err)
+		}
+		files["./"+name] = schema
 	}
-	files["./event.schema.json"] = schema
 
 	references := 0
 	var walk func(where string, v any)
@@ -184,7 +186,8 @@ func TestAsyncAPI(t *testing.T) {
 			t.Errorf("channel %s describes %d parameters, its address has %d", name, len(parameters), got)
 		}
 	}
-	for _, want := range []string{"certificate.issued", "certificate.issued.{source}", "certpost.delivery.{lane}.{target}", "certpost.dead.{code}.{lane}.{target}.{event}"} {
+	for _, want := range []string{"certificate.issued", "certificate.issued.{source}", "certpost.delivery.{lane}.{target}", "certpost.dead.{code}.{lane}.{target}.{event}",
+		"certpost.outcome.{target}", "certpost.outcomes.position"} {
 		if !addresses[want] {
 			t.Errorf("no channel for %s", want)
 		}

@@ -81,6 +81,7 @@ func (x *fixture) read(n int) (all []*Event) {
 		for _, o := range batch {
 			e, err := Read(o.Data)
 			x.must(err)
+			x.must(validate(x.t, o.Data))
 			x.must(o.Done(x.t.Context()))
 			all = append(all, e)
 		}

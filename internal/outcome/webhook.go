@@ -48,7 +48,9 @@ type Webhook struct {
 	Report func(error)
 	Log    zerolog.Logger
 
-	failures int           // in a row
+	failures int           // in a row, without an outcome that the receiver took
+	failed   error         // the latest failure, until what failed has arrived; nil: none
+	failedAt time.Time     // of failed
 	first    time.Duration // the first pause; 0: firstPause. Tests make it shorter.
 	dropped  uint64
 }
@@ -61,6 +63,7 @@ func (w *Webhook) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := w.Round(ctx); err != nil && ctx.Err() == nil {
 			w.failures++
+			w.failed, w.failedAt = err, time.Now()
 			w.Report(err)
 			backoff.Sleep(ctx, backoff.Jitter(w.pause(w.failures, longestWebhook)))
 		}
@@ -89,7 +92,26 @@ func (w *Webhook) Round(ctx context.Context) error {
 	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
 		return errs[i]
 	}
-	w.failures = 0
+	if len(all) > 0 {
+		w.failures = 0
+	}
+	return w.reportUnfailed(ctx)
+}
+
+// reportUnfailed reports the result of a round without a failure. Neither that nothing came nor that another outcome arrived
+// says that what failed has arrived: an outcome waits for its next try for longer than a round does.
+func (w *Webhook) reportUnfailed(ctx context.Context) error {
+	if w.failed != nil {
+		s, err := w.Feed.State(ctx)
+		if err != nil {
+			return fmt.Errorf("webhook %s: %w", w.Name, err)
+		}
+		if again := s.Repeated > 0 || time.Since(w.failedAt) < 2*w.pause(1, longestPause); s.Waiting > 0 && again {
+			w.Report(w.failed)
+			return nil
+		}
+		w.failed = nil
+	}
 	w.Report(nil)
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +147,72 @@ func TestWebhookFailsThenWorks(t *testing.T) {
 	if n := gathered(t, failing.Metrics, "certpost_outcome_posts_total", "failed"); n != 3 {
 		t.Errorf("%v failures are counted", n)
 	}
+}
+
+// One outcome that the receiver refuses is a failure until it has arrived, also in rounds in which nothing is due and after other
+// outcomes have arrived.
+func TestWebhookStaysFailed(t *testing.T) {
+	t.Parallel()
+	x := open(t)
+	var accepts atomic.Bool
+	var tries, took atomic.Int64
+	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !accepts.Load() && strings.HasPrefix(req.Header.Get("Webhook-Id"), "one/") {
+			tries.Add(1)
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		took.Add(1)
+	}))
+	t.Cleanup(r.Close)
+	w := x.hook("hook", &receiver{Server: r})
+	var last error
+	w.Report = func(err error) { last = err }
+	// round is one of Run's, without its pause.
+	round := func(feed Feed) {
+		w.Feed = feed
+		if err := w.Round(t.Context()); err != nil {
+			w.failed, w.failedAt = err, time.Now()
+			w.Report(err)
+		}
+	}
+	real := w.Feed
+	p := x.publisher("one", x.b)
+	x.sent("one", "ops")
+	x.all(p)
+	for tries.Load() < 2 {
+		round(real)
+	}
+	time.Sleep(2 * w.first) // what failed once only would have been tried again by now
+	round(noneDue{real})
+	if last == nil {
+		t.Error("a round in which nothing is due ends the failure")
+	}
+	x.sent("two", "ops")
+	x.all(p)
+	for took.Load() == 0 {
+		round(real)
+	}
+	round(noneDue{real})
+	if last == nil {
+		t.Error("another outcome ends the failure")
+	}
+	accepts.Store(true)
+	for end := time.Now().Add(30 * time.Second); last != nil; {
+		if round(real); time.Now().After(end) {
+			t.Fatal(last)
+		}
+	}
+	if s, err := real.State(t.Context()); err != nil || s.Waiting != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// noneDue is a feed whose outcomes all wait for their next try.
+type noneDue struct{ Feed }
+
+func (noneDue) Fetch(context.Context, int, time.Duration) ([]broker.FedOutcome, error) {
+	return nil, nil
 }
 
 // Fault: the process is killed between the answer of the receiver and its note of it. Result: the outcome is posted again, with the same id.

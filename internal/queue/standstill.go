@@ -171,6 +171,9 @@ func (r *Runner) Moving() error { return r.stands(false) }
 // what, since when and why.
 func (r *Runner) Beside() error { return r.stands(true) }
 
+// SetClock has standstills measured with another clock. It is for tests, before Run.
+func (r *Runner) SetClock(now func() time.Time) { r.standstills.now = now }
+
 // Report records the result of work that another package does, for a part of besideParts.
 func (r *Runner) Report(part, name string, err error) { r.standstills.report(part, name, err) }
 
