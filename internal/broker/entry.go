@@ -102,6 +102,8 @@ type Entry struct {
 	EarlierDropped int               `json:"earlier_receipts_dropped,omitempty"`
 	// Hold is what the deployment waits for, or waited for when it was held last; nil if it was not.
 	Hold *verdict.Hold `json:"hold,omitempty"`
+	// Cancel is the order that ended the wait of the delivery, or is about to; nil: none.
+	Cancel *Cancel `json:"cancel,omitempty"`
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 

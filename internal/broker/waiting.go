@@ -19,6 +19,9 @@ import (
 type Waiting struct {
 	Entry Entry     // in state waiting, without attempts
 	Since time.Time // when its message was stored, or the one of which it is a copy
+
+	birth  uint64 // of its message, see Birth
+	replay bool   // of a dead letter
 }
 
 // waitingTimeout bounds the search for a delivery in the manifest, which has some hundred bytes
@@ -112,7 +115,7 @@ func waitingOf(raw *jetstream.RawStreamMsg) (Waiting, bool) {
 		return Waiting{}, false
 	}
 	lane, _, _ := strings.Cut(strings.TrimPrefix(raw.Subject, DeliveryPrefix), ".")
-	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
+	w := Waiting{Since: raw.Time, birth: Birth(raw.Header, raw.Sequence), replay: raw.Header.Get(HeaderLetter) != "", Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
 		State: StateWaiting, Sequence: raw.Sequence}}
 	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(w.Since) {
 		w.Since = first
@@ -130,6 +133,8 @@ func (w Waiting) With(known Entry) (e Entry, waits bool) {
 	e = w.Entry
 	switch {
 	case known.Event == "", known.Digest != e.Digest: // another event used the id: an attempt finds that out
+	case known.Cancels(w.birth, w.replay) && known.CancelDone():
+		return e, false // the process that has cancelled it was killed before it removed the message
 	case known.State == StateWaiting:
 		e = known
 		e.Lane, e.Sequence = w.Entry.Lane, w.Entry.Sequence
