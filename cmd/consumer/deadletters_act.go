@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -171,22 +172,27 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 
 // confirm asks the operator at the terminal. Without a terminal, --yes is required.
 func (a *app) confirm(f *desk.Frozen, in *desk.Contents, system, done string, yes bool) error {
+	return a.confirmCount(f.Count, fmt.Sprintf("%s would be %s%s", count(f.Count, "dead letter"), done, leftOut(f)), "letters", contentLines(in), system, yes)
+}
+
+// confirmCount asks the operator to type how many there are. what is a sentence that says it, and
+// lines say what is in them.
+func (a *app) confirmCount(n int, what, noun string, lines []string, system string, yes bool) error {
 	if yes {
 		return nil
 	}
-	what := fmt.Sprintf("%s would be %s%s", count(f.Count, "dead letter"), done, leftOut(f))
 	if a.answers == nil {
 		return usage("%s: add --yes to confirm, or --dry-run to see which", what)
 	}
-	for _, line := range contentLines(in) {
+	for _, line := range lines {
 		fmt.Fprintln(a.stderr, printable(line))
 	}
-	fmt.Fprintf(a.stderr, "%s, at %s. Type %d to continue: ", what, printable(system), f.Count)
+	fmt.Fprintf(a.stderr, "%s, at %s. Type %d to continue: ", what, printable(system), n)
 	line, err := a.answer(func() (string, error) { return bufio.NewReader(a.answers).ReadString('\n') })
-	if given := strings.TrimSpace(line); given != fmt.Sprint(f.Count) {
+	if given := strings.TrimSpace(line); given != fmt.Sprint(n) {
 		nothing := errors.New("nothing was done")
 		if given != "" {
-			nothing = fmt.Errorf("nothing was done: you typed %q; the answer is the number of letters, %d, so that you have read it", shorten(given, 20), f.Count)
+			nothing = fmt.Errorf("nothing was done: you typed %q; the answer is the number of %s, %d, so that you have read it", shorten(given, 20), noun, n)
 		}
 		return &failure{exitFailed, errors.Join(nothing, err)}
 	}
@@ -202,24 +208,47 @@ func contentLines(in *desk.Contents) (lines []string) {
 		name string
 		of   desk.Tally
 	}{{"causes", in.Causes}, {"targets", in.Targets}, {"recipients", in.Recipients}, {"names", in.Names}} {
-		var values []string
-		for _, v := range kind.of.First[:min(len(kind.of.First), 5)] {
-			values = append(values, fmt.Sprintf("%s (%d)", strings.TrimSuffix(v.Value, "."), v.Letters))
-		}
-		if more := kind.of.Values - len(values); more > 0 {
-			values = append(values, fmt.Sprintf("%d more", more))
-		}
-		if values != nil {
-			lines = append(lines, kind.name+": "+strings.Join(values, ", "))
-		}
+		lines = append(lines, tallyLine(kind.name, kind.of)...)
 	}
-	if !in.SoonestExpiry.IsZero() {
-		lines = append(lines, "soonest expiry: "+when(in.SoonestExpiry)+", "+in.SoonestName)
-	}
+	lines = append(lines, expiryLine(in.SoonestExpiry, in.SoonestName)...)
 	for _, m := range in.MaybeSent[:min(len(in.MaybeSent), 5)] {
 		lines = append(lines, fmt.Sprintf("may have been sent: %d, look for %s at %s", m.Number, m.MessageID, strings.Join(m.Recipients, ", ")))
 	}
 	return lines
+}
+
+// deliveryLines say what is in a selection of deliveries.
+func deliveryLines(in *desk.DeliveryContents) (lines []string) {
+	lines = append(lines, tallyLine("lanes", in.Lanes)...)
+	lines = append(lines, tallyLine("targets", in.Targets)...)
+	lines = append(lines, tallyLine("recipients", in.Recipients)...)
+	lines = append(lines, tallyLine("names", in.Names)...)
+	if in.Uncertain > 0 {
+		lines = append(lines, fmt.Sprintf("may have been sent: %d", in.Uncertain))
+	}
+	return append(lines, expiryLine(in.SoonestExpiry, in.SoonestName)...)
+}
+
+// tallyLine lists the first values of a tally; none for an empty one.
+func tallyLine(name string, of desk.Tally) []string {
+	var values []string
+	for _, v := range of.First[:min(len(of.First), 5)] {
+		values = append(values, fmt.Sprintf("%s (%d)", strings.TrimSuffix(v.Value, "."), v.Letters))
+	}
+	if more := of.Values - len(values); more > 0 {
+		values = append(values, fmt.Sprintf("%d more", more))
+	}
+	if values == nil {
+		return nil
+	}
+	return []string{name + ": " + strings.Join(values, ", ")}
+}
+
+func expiryLine(at time.Time, name string) []string {
+	if at.IsZero() {
+		return nil
+	}
+	return []string{"soonest expiry: " + when(at) + ", " + name}
 }
 
 // errInterrupted says that the operator interrupted the program instead of answering.

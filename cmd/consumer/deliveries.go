@@ -21,6 +21,7 @@ type deliveriesCmd struct {
 	Who  deliveriesWhoCmd  `cmd:"" help:"List who got the certificates of a name, when, and whether with the private key."`
 
 	Retry    deliveriesRetryCmd    `cmd:"" help:"Try waiting deliveries now, whatever delay they have."`
+	Cancel   deliveriesCancelCmd   `cmd:"" help:"Cancel waiting deliveries: each becomes a dead letter, which can be replayed or discarded."`
 	Rollback deliveriesRollbackCmd `cmd:"" help:"Put the files back that a deployment has replaced on its mail host."`
 	Plan     deliveriesPlanCmd     `cmd:"" help:"Say what a deployment onto a mail host would do, without doing it."`
 }
@@ -139,45 +140,33 @@ func (c *deliveriesShowCmd) Run(a *app) error {
 	if len(all) == 0 || c.Target != "" && all[0].Untried() {
 		return c.showWaiting(a, counter)
 	}
-	if c.Output == "json" {
-		details := make([]desk.DeliveryDetail, len(all))
-		for i, e := range all {
-			if details[i], err = ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: e.Target, Event: e.Event}); err != nil {
-				return err
-			}
-		}
-		if c.Target != "" {
-			return a.json(details[0]) // there is one per event and target
-		}
-		return a.json(details)
-	}
+	details := make([]desk.DeliveryDetail, len(all))
 	for i, e := range all {
-		if i > 0 {
-			fmt.Fprintln(a.stdout)
-		}
-		fields := deliveryFields(e)
-		if e.Untried() {
-			one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: e.Target, Event: e.Event})
-			if err != nil {
-				return err
-			}
-			fields = detailFields(one)
-		}
-		if err := pairs(a.stdout, fields...); err != nil {
+		if details[i], err = ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: e.Target, Event: e.Event}); err != nil {
 			return err
 		}
 	}
-	if len(all) > 1 || all[0].Untried() {
+	switch {
+	case c.Output == "json" && c.Target != "":
+		return a.json(details[0]) // there is one per event and target
+	case c.Output == "json":
+		return a.json(details)
+	}
+	for i := range details {
+		if i > 0 {
+			fmt.Fprintln(a.stdout)
+		}
+		if err := pairs(a.stdout, detailFields(details[i])...); err != nil {
+			return err
+		}
+	}
+	if len(details) > 1 || details[0].Untried() {
 		return nil
 	}
-	one, err := ask[desk.DeliveryDetail](a.ctx, counter, "deliveries.show", service.DeliveryRequest{Target: all[0].Target, Event: all[0].Event})
-	if err != nil {
+	if err := a.printTries(&details[0].Entry); err != nil {
 		return err
 	}
-	if err := a.printTries(&all[0]); err != nil {
-		return err
-	}
-	return a.printHistory(one.History)
+	return a.printHistory(details[0].History)
 }
 
 // showWaiting shows a delivery that the ledger does not know, because it waits for its first
@@ -208,6 +197,17 @@ func detailFields(one desk.DeliveryDetail) [][2]string {
 	return fields
 }
 
+// waitsAs says which replay waits; "" if none does.
+func waitsAs(w broker.Wait) string {
+	switch {
+	case w.Replay == 0:
+		return ""
+	case w.Letter == 0:
+		return fmt.Sprintf("replay %d", w.Replay)
+	}
+	return fmt.Sprintf("replay %d of dead letter %d", w.Replay, w.Letter)
+}
+
 // sinceReplay is the number of attempts since the last replay, "" if there was none.
 func sinceReplay(e broker.Entry) string {
 	if e.Generation <= 1 {
@@ -228,7 +228,7 @@ func deliveryFields(e broker.Entry) [][2]string {
 		fields = append(fields, [2]string{"Refused permanently", strings.TrimSpace(fmt.Sprintf("%s: %d %s", r.Recipient, r.ReplyCode, r.Reply))})
 	}
 	if e.Wait != nil {
-		fields = append(fields, [2]string{"Waits for", e.Wait.Reason}, [2]string{"Next try", nextTry(*e.Wait)})
+		fields = append(fields, [2]string{"Waits as", waitsAs(*e.Wait)}, [2]string{"Waits for", e.Wait.Reason}, [2]string{"Next try", nextTry(*e.Wait)})
 	}
 	if e.State == broker.StateSending {
 		fields = append(fields, [2]string{"Lease", when(e.Lease) + " by " + e.Owner})

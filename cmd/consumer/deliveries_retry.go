@@ -3,23 +3,31 @@ package main
 import (
 	"fmt"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/service"
 )
 
-type deliveriesRetryCmd struct {
+// waitingFlags select deliveries that wait.
+type waitingFlags struct {
 	filterFlags
-	Lane   string `help:"Only deliveries in this lane." placeholder:"LANE"`
-	All    bool   `help:"All that waits."`
-	Reason string `help:"Reason (kept in the audit)."`
-	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	Lane string `help:"Only deliveries in this lane." placeholder:"LANE"`
+	All  bool   `help:"All that waits."`
 }
 
 // Validate is called when the command line has been read.
-func (c *deliveriesRetryCmd) Validate() error {
-	_, err := parseFlags(desk.DeliveryConditions, &c.filterFlags)
+func (f *waitingFlags) Validate() error {
+	_, err := parseFlags(desk.DeliveryConditions, &f.filterFlags)
 	return err
+}
+
+func (f *waitingFlags) selection() service.WaitingSelection {
+	return service.WaitingSelection{Filtered: service.Filtered{Filter: f.values()}, Lane: f.Lane, All: f.All}
+}
+
+type deliveriesRetryCmd struct {
+	waitingFlags
+	Reason string `help:"Reason (kept in the audit)."`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Run ends the wait of deliveries. It fails if some of them cannot be tried now.
@@ -29,8 +37,7 @@ func (c *deliveriesRetryCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[desk.Retried](a.ctx, client, "deliveries.retry", service.RetryOrder{
-		Caller: service.Caller{By: actor(), Via: broker.ViaShell}, Filtered: service.Filtered{Filter: c.values()}, Lane: c.Lane, All: c.All, Reason: c.Reason})
+	answer, err := ask[desk.Retried](a.ctx, client, "deliveries.retry", service.RetryOrder{Caller: me(), WaitingSelection: c.selection(), Reason: c.Reason})
 	if err != nil {
 		return err
 	}

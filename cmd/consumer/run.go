@@ -159,6 +159,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
 	s.auditor = s.broker.NewAuditor(auditMetrics(registry))
 	s.desk = desk.New(s.broker, s.courier.Inspector(), log)
+	s.desk.CancelWith(s.runner)
 	edits := s.cfg.HTTP.EditAndReplay.rules()
 	edits.Opens = s.courier.Opens
 	s.desk.AllowEdits(edits)

@@ -33,6 +33,7 @@ const (
 	ActionReleased  Action = "released"  // no longer held
 	ActionSuspended Action = "suspended" // a lane, by an operator
 	ActionRetried   Action = "retried"   // a waiting delivery: an operator has ended its wait
+	ActionWithdrawn Action = "withdrawn" // a waiting delivery: an operator has cancelled it
 	ActionResumed   Action = "resumed"   // a lane, by an operator or because the suspension expired
 
 	// Of deployments on mail hosts: the order, before the host has it, and how it ended.
@@ -65,7 +66,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
-		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRetried, ActionRollback, ActionRolledBack, ActionRollbackFailed,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRetried, ActionWithdrawn, ActionRollback, ActionRolledBack, ActionRollbackFailed,
 		ActionSilenced, ActionUnsilenced, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,

@@ -30,6 +30,7 @@ const (
 	HeaderForce          = "Certpost-Force"
 	HeaderLetter         = "Certpost-Letter"          // the number of the dead letter that a delivery replays
 	HeaderCopyOf         = "Certpost-Copy-Of"         // the sequence of the delivery that was moved, or stranded
+	headerOriginal       = "Certpost-Original"        // the sequence of the first of those, of a copy of a copy
 	HeaderEventPublished = "Certpost-Event-Published" // when the event was published (RFC 3339); deliveries only
 	HeaderPublished      = "Certpost-Published"       // of a copy, or a recovered delivery: when the first one was published (RFC 3339)
 	HeaderPublication    = "Certpost-Publication"     // of letters and replays: the event's place in the order of publication

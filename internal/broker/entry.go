@@ -102,6 +102,8 @@ type Entry struct {
 	EarlierDropped int               `json:"earlier_receipts_dropped,omitempty"`
 	// Hold is what the deployment waits for, or waited for when it was held last; nil if it was not.
 	Hold *verdict.Hold `json:"hold,omitempty"`
+	// Cancel is the order that ended the wait of the delivery, or is about to; nil: none.
+	Cancel *Cancel `json:"cancel,omitempty"`
 	// DeadLetter is the subject of the open dead letter.
 	DeadLetter string `json:"dead_letter,omitempty"`
 
@@ -115,8 +117,12 @@ type Entry struct {
 
 // Wait is what a delivery in the queue waits for.
 type Wait struct {
-	Since  time.Time `json:"since,omitzero"` // when its message was published; zero: not looked up
-	Reason string    `json:"reason"`         // of its lane, if that delivers nothing, else the last failure
+	Since time.Time `json:"since,omitzero"` // when its message was published; zero: not looked up
+	// Replay is which replay of the delivery waits, 0 if none does; Letter the number of the dead
+	// letter that it replays, 0 if there is none, or it was not looked up.
+	Replay int    `json:"replay,omitempty"`
+	Letter uint64 `json:"letter,omitempty"`
+	Reason string `json:"reason"` // of its lane, if that delivers nothing, else the last failure
 	// Next is when it is tried again; zero: not known. Then says what happens first.
 	Next time.Time `json:"next_try,omitzero"`
 	Then string    `json:"then,omitempty"`

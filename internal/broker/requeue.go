@@ -28,6 +28,7 @@ func (b *Broker) PublishCopy(ctx context.Context, msg *jetstream.RawStreamMsg, l
 	if m.Header.Get(HeaderPublished) == "" {
 		m.Header.Set(HeaderPublished, msg.Time.UTC().Format(time.RFC3339Nano))
 	}
+	m.Header.Set(headerOriginal, strconv.FormatUint(Birth(msg.Header, msg.Sequence), 10))
 	m.Header.Set(HeaderCopyOf, strconv.FormatUint(msg.Sequence, 10))
 	m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s/d%d", msg.Header.Get(nats.MsgIdHdr), msg.Sequence))
 	if _, err := b.js.PublishMsg(ctx, m); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 type Waiting struct {
 	Entry Entry     // in state waiting, without attempts
 	Since time.Time // when its message was stored, or the one of which it is a copy
+
+	birth  uint64 // of its message, see Birth
+	letter uint64 // that it replays; 0: none
 }
 
 // waitingTimeout bounds the search for a delivery in the manifest, which has some hundred bytes
@@ -62,6 +66,54 @@ func (b *Broker) WaitingDelivery(ctx context.Context, target, event string) (Wai
 	}
 	return Waiting{}, ErrNoEntry
 }
+
+// WaitingReplay looks in the stream for the message of a delivery that the ledger calls settled: a
+// replay, or a resend. likely is the sequence that the audit has of it; 0: none. ErrNoEntry: none is found;
+// among more than maxReplaysRead messages to the target only that one is looked for.
+func (b *Broker) WaitingReplay(ctx context.Context, target, event string, likely uint64) (Waiting, error) {
+	ctx, cancel := context.WithTimeout(ctx, waitingTimeout)
+	defer cancel()
+	is := func(w Waiting) bool { return w.Entry.Target == target && w.Entry.Event == event }
+	if likely != 0 {
+		raw, err := b.messageAt(ctx, DeliveriesStream, likely)
+		if err == nil {
+			if w, ok := waitingOf(raw); ok && is(w) {
+				return w, nil
+			}
+		} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return Waiting{}, b.readError(ctx, DeliveriesStream, err)
+		}
+	}
+	subject := DeliverySubject("*", target)
+	stream, err := b.js.Stream(ctx, DeliveriesStream)
+	if err != nil {
+		return Waiting{}, b.readError(ctx, DeliveriesStream, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return Waiting{}, b.readError(ctx, DeliveriesStream, err)
+	}
+	held := uint64(0)
+	for _, n := range info.State.Subjects {
+		held += n
+	}
+	if held == 0 || held > maxReplaysRead {
+		return Waiting{}, ErrNoEntry
+	}
+	found, err := Waiting{}, ErrNoEntry
+	for raw, rerr := range b.read(ctx, DeliveriesStream, subject, 1) {
+		if rerr != nil {
+			return Waiting{}, rerr
+		}
+		if w, ok := waitingOf(raw); ok && is(w) {
+			found, err = w, nil // the newest
+		}
+	}
+	return found, err
+}
+
+// maxReplaysRead bounds what WaitingReplay reads for a page.
+const maxReplaysRead = 500
 
 // NewestWaiting returns the newest of the deliveries in the stream before a sequence (0: of all),
 // attempted or not, newest first. It reads at most limit messages; older is how many it did not
@@ -112,8 +164,9 @@ func waitingOf(raw *jetstream.RawStreamMsg) (Waiting, bool) {
 		return Waiting{}, false
 	}
 	lane, _, _ := strings.Cut(strings.TrimPrefix(raw.Subject, DeliveryPrefix), ".")
-	w := Waiting{Since: raw.Time, Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
+	w := Waiting{Since: raw.Time, birth: Birth(raw.Header, raw.Sequence), Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
 		State: StateWaiting, Sequence: raw.Sequence}}
+	w.letter, _ = strconv.ParseUint(raw.Header.Get(HeaderLetter), 10, 64)
 	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(w.Since) {
 		w.Since = first
 	}
@@ -130,6 +183,8 @@ func (w Waiting) With(known Entry) (e Entry, waits bool) {
 	e = w.Entry
 	switch {
 	case known.Event == "", known.Digest != e.Digest: // another event used the id: an attempt finds that out
+	case known.Cancels(w.birth, w.letter != 0) && known.CancelDone():
+		return e, false // the process that has cancelled it was killed before it removed the message
 	case known.State == StateWaiting:
 		e = known
 		e.Lane, e.Sequence = w.Entry.Lane, w.Entry.Sequence
@@ -140,6 +195,12 @@ func (w Waiting) With(known Entry) (e Entry, waits bool) {
 	default:
 		return e, false
 	}
-	e.Wait = &Wait{Since: w.Since}
+	e.Wait = &Wait{Since: w.Since, Letter: w.letter}
+	switch {
+	case known.State.Final():
+		e.Wait.Replay = max(known.Generation, 1)
+	case known.Generation > 1:
+		e.Wait.Replay = known.Generation - 1
+	}
 	return e, true
 }

@@ -34,6 +34,7 @@ type deliveryView struct {
 	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
 	Who          string // who got the key of its name, "" likewise
 	Retry        string // the address that ends its wait, "" if it does not wait
+	Cancel       string // likewise, that cancels it
 	Rollback     string // the address of the rollback, "" if it is not possible
 	Commands     []command
 }
@@ -96,8 +97,9 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		v.Who = whoAddress(v.Leaf.Name(), true)
 	}
 	if e.State == broker.StateWaiting {
-		v.Retry = deliveryAddress(e.Target, e.Event) + "/retry"
-		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "retry", "--event="+e.Event, "--target="+e.Target)})
+		v.Retry, v.Cancel = deliveryAddress(e.Target, e.Event)+"/retry", deliveryAddress(e.Target, e.Event)+"/cancel"
+		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "retry", "--event="+e.Event, "--target="+e.Target)},
+			command{"certpost", shellLine("certpost", "deliveries", "cancel", "--event="+e.Event, "--target="+e.Target, "--reason=WHY")})
 	}
 	if d.RollbackAvailable {
 		v.Rollback = deliveryAddress(e.Target, e.Event) + "/rollback"
@@ -129,11 +131,23 @@ func (p *pages) retryNow(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	result, err := p.desk.RetryNow(r.Context(), r.actor(), desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}, "", r.reason())
+	result, err := p.desk.RetryNow(r.Context(), r.actor(), desk.WaitSelection{Query: desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}}, r.reason())
 	if err == nil && len(result.Blocked) > 0 {
 		err = fmt.Errorf("%s: %w", result.Blocked[0], desk.ErrNothingWaits)
 	}
 	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=retried"}, err
+}
+
+// cancel makes a dead letter of the waiting delivery.
+func (p *pages) cancel(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound
+	}
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err == nil {
+		_, err = p.desk.Cancel(r.Context(), r.actor(), desk.WaitSelection{Query: desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}}, r.reason())
+	}
+	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=withdrawn"}, err
 }
 
 // rollBack puts the files back that the deployment has replaced on its mail host.

@@ -29,10 +29,10 @@ type Tally struct {
 	First  []Counted `json:"first"`
 }
 
-// Counted is a value and how many letters have it.
+// Counted is a value and how many letters, or deliveries, have it.
 type Counted struct {
 	Value   string `json:"value"`
-	Letters int    `json:"letters"`
+	Letters int    `json:"count"`
 }
 
 // MaybeSentMail is a mail to look for at its recipients or their relay.

@@ -124,7 +124,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	if dead := lastDead(e); !dead.IsZero() {
 		x.results[s.target].dead = max(x.results[s.target].dead, dead.Unix())
 	}
-	if s.state == slotSent {
+	if s.state == slotSent && e.Cancel == nil {
 		x.throughput.add(e.Lane, e.Last.Unix())
 	}
 	if s.state == slotSent && cert != nil {

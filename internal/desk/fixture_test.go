@@ -99,6 +99,7 @@ type fixture struct {
 	t       *testing.T
 	courier *fakeCourier
 	b       *broker.Broker
+	runner  *queue.Runner
 	js      jetstream.JetStream // another NATS client, as with the NATS CLI
 }
 
@@ -134,6 +135,7 @@ func startWith(t *testing.T, dir string, change func(*queue.Settings)) *fixture 
 	set := quick()
 	change(&set)
 	r := queue.NewRunner(x.b, x.courier, set, queue.NewMetrics(prometheus.NewRegistry()))
+	x.runner = r
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -153,6 +155,7 @@ func startWith(t *testing.T, dir string, change func(*queue.Settings)) *fixture 
 func (x *fixture) desk(change func(*Desk)) (d *Desk, stop func()) {
 	x.t.Helper()
 	d = New(x.b, fakeDeliverer{}, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.WarnLevel))
+	d.CancelWith(x.runner)
 	d.pace.look, d.pace.grace = 50*time.Millisecond, 300*time.Millisecond
 	if change != nil {
 		change(d)

@@ -32,6 +32,7 @@ type Desk struct {
 	b         *broker.Broker
 	deliverer Deliverer
 	edits     EditRules
+	canceller Canceller // nil: deliveries cannot be cancelled here
 	log       zerolog.Logger
 	itself    broker.Actor
 	worker    string      // identifies this process in the leases of runs

@@ -191,6 +191,11 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 	if len(entries) == 0 {
 		return d.waitingDelivery(ctx, target, event)
 	}
+	if entries[0].State.Final() {
+		if err := d.findReplay(ctx, &entries[0]); err != nil {
+			return DeliveryDetail{}, err
+		}
+	}
 	if entries[0].State == broker.StateWaiting {
 		if err := d.explainWaits(ctx, entries[:1]); err != nil {
 			return DeliveryDetail{}, err
@@ -203,6 +208,30 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 		out.RollbackAvailable, out.RollbackRemedy = r.CanRollBack() && out.State == broker.StateSent, r.Remedy()
 	}
 	return out, nil
+}
+
+// findReplay changes the entry of a settled delivery into that of its replay if one waits: the ledger
+// knows it only from its first attempt on.
+func (d *Desk) findReplay(ctx context.Context, e *broker.Entry) error {
+	likely := uint64(0)
+	d.mu.RLock()
+	for _, r := range d.history.of(0, e.Target, e.Event, maxPage) {
+		if r.Delivery > max(likely, e.Sequence) {
+			likely = r.Delivery
+		}
+	}
+	d.mu.RUnlock()
+	w, err := d.b.WaitingReplay(ctx, e.Target, e.Event, likely)
+	if errors.Is(err, broker.ErrNoEntry) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if waiting, waits := w.With(*e); waits {
+		*e = waiting
+	}
+	return nil
 }
 
 // waitingDelivery returns a delivery that the ledger does not know, because it was never

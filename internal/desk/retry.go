@@ -10,8 +10,10 @@ import (
 	"github.com/certpost/certpost/internal/legible"
 )
 
-// ErrNothingWaits is the refusal to retry deliveries of which none waits.
+// ErrNothingWaits is the refusal to retry or cancel deliveries of which none waits.
 var ErrNothingWaits = errors.New("no such delivery waits")
+
+var errNoneWaits = refused{errors.New("nothing that waits matches: it may have been delivered, or be in work; certpost deliveries list shows its state"), ErrNothingWaits}
 
 // Retried is the result of an order to retry now.
 type Retried struct {
@@ -36,17 +38,13 @@ func (l BlockedLane) String() string {
 	return fmt.Sprintf("%d %s still %s for %s", l.Deliveries, what, verb, l.Reason)
 }
 
-// RetryNow ends the wait of the waiting deliveries that match, in one lane ("": in all): they are
-// tried next, whatever delay their last failure has brought them. Each has a record in the audit,
-// written before. Deliveries in lanes that deliver nothing are left as they are.
-func (d *Desk) RetryNow(ctx context.Context, by broker.Actor, q DeliveryQuery, lane, reason string) (out Retried, err error) {
-	if q.State != "" && q.State != broker.StateWaiting {
-		return out, invalid("only deliveries in state waiting can be retried now, not %s: replay dead letters", q.State)
-	}
+// RetryNow ends the wait of the waiting deliveries that are selected: they are tried next, whatever
+// delay their last failure has brought them. Each has a record in the audit, written before.
+// Deliveries in lanes that deliver nothing are left as they are.
+func (d *Desk) RetryNow(ctx context.Context, by broker.Actor, s WaitSelection, reason string) (out Retried, err error) {
 	if reason, err = broker.CheckReason(reason, false); err != nil {
 		return out, err
 	}
-	q.State = broker.StateWaiting
 	lanes, err := d.lanes(ctx)
 	if err != nil {
 		return out, err
@@ -55,30 +53,24 @@ func (d *Desk) RetryNow(ctx context.Context, by broker.Actor, q DeliveryQuery, l
 	for _, l := range lanes {
 		byName[l.Lane] = l
 	}
-	for before, more := uint64(0), true; more; { // copies come behind the newest, so no page has them
-		page, err := d.waiting(ctx, q, before, maxExamined)
-		if err != nil {
-			return out, err
-		}
+	err = d.eachWaiting(ctx, s, func(entries []broker.Entry) error { // copies come behind the newest, so no page has them
 		var ready []broker.Entry
-		for _, e := range page.Entries {
-			switch l, known := byName[e.Lane]; {
-			case lane != "" && e.Lane != lane:
-			case known && !fetches(l):
+		for _, e := range entries {
+			if l, known := byName[e.Lane]; known && !fetches(l) {
 				out.block(e)
-			default:
+			} else {
 				ready = append(ready, e)
 			}
 		}
 		n, err := d.retryAll(ctx, by, ready, reason)
 		out.Done += n
-		if err != nil {
-			return out, err
-		}
-		before, more = page.Next, page.Next != 0
+		return err
+	})
+	if err != nil {
+		return out, err
 	}
 	if out.Done == 0 && len(out.Blocked) == 0 {
-		return out, refused{errors.New("nothing that waits matches: it may have been delivered, or be in work; certpost deliveries list shows its state"), ErrNothingWaits}
+		return out, errNoneWaits
 	}
 	d.listeners.notify(Change{Audit: true, Lanes: true})
 	return out, nil

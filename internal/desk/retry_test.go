@@ -33,7 +33,7 @@ func TestRetryNow(t *testing.T) {
 
 	x.courier.fail("ops", nil)
 	x.courier.fail("prod", nil)
-	if r, err := d.RetryNow(t.Context(), me, DeliveryQuery{Target: "ops", Event: "e1"}, "", "the mailbox is free"); err != nil || r.Done != 1 || len(r.Blocked) != 0 {
+	if r, err := d.RetryNow(t.Context(), me, WaitSelection{Query: DeliveryQuery{Target: "ops", Event: "e1"}}, "the mailbox is free"); err != nil || r.Done != 1 || len(r.Blocked) != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	x.until("it is sent", func() bool { return x.courier.mails("ops", "e1") == 1 })
@@ -48,27 +48,27 @@ func TestRetryNow(t *testing.T) {
 		e, err := d.Delivery(t.Context(), "ops", "e1")
 		return err == nil && e.State == broker.StateSent && e.AllAttempts() == 2 && e.NextTry.IsZero()
 	})
-	if _, err := d.RetryNow(t.Context(), me, DeliveryQuery{Target: "ops", Event: "e1"}, "", ""); !errors.Is(err, ErrNothingWaits) {
+	if _, err := d.RetryNow(t.Context(), me, WaitSelection{Query: DeliveryQuery{Target: "ops", Event: "e1"}}, ""); !errors.Is(err, ErrNothingWaits) {
 		t.Errorf("what was sent: %v", err)
 	}
-	if _, err := d.RetryNow(t.Context(), me, DeliveryQuery{State: broker.StateDead}, "", ""); err == nil || !strings.Contains(err.Error(), "replay dead letters") {
+	if _, err := d.RetryNow(t.Context(), me, WaitSelection{Query: DeliveryQuery{State: broker.StateDead}}, ""); err == nil || !strings.Contains(err.Error(), "replay dead letters") {
 		t.Errorf("dead letters: %v", err)
 	}
-	if _, err := d.RetryNow(t.Context(), me, DeliveryQuery{}, "elsewhere", ""); !errors.Is(err, ErrNothingWaits) {
+	if _, err := d.RetryNow(t.Context(), me, WaitSelection{Lane: "elsewhere"}, ""); !errors.Is(err, ErrNothingWaits) {
 		t.Errorf("another lane: %v", err)
 	}
 
 	if err := d.Suspend(t.Context(), me, "relay", "maintenance", time.Time{}); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := d.RetryNow(t.Context(), me, DeliveryQuery{}, "relay", ""); err != nil || r.Done != 0 || len(r.Blocked) != 1 || r.Blocked[0].Deliveries != 2 ||
+	if r, err := d.RetryNow(t.Context(), me, WaitSelection{Lane: "relay"}, ""); err != nil || r.Done != 0 || len(r.Blocked) != 1 || r.Blocked[0].Deliveries != 2 ||
 		r.Blocked[0].String() != "2 deliveries still wait for lane relay: suspended: maintenance" {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if err := d.Resume(t.Context(), me, "relay", ""); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := d.RetryNow(t.Context(), me, DeliveryQuery{}, "relay", ""); err != nil || r.Done != 2 {
+	if r, err := d.RetryNow(t.Context(), me, WaitSelection{Lane: "relay"}, ""); err != nil || r.Done != 2 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	x.until("they are sent", func() bool { return x.courier.mails("prod", "e1") == 1 && x.courier.mails("ops", "e2") == 1 })

@@ -109,7 +109,13 @@ func explainWait(e *broker.Entry, l broker.LaneInfo, now time.Time) {
 	if e.Wait != nil {
 		w = *e.Wait
 	}
+	if w.Replay == 0 && e.Generation > 1 {
+		w.Replay = e.Generation - 1
+	}
 	switch s := StateOf(l); {
+	case e.Cancel != nil && !e.CancelDone():
+		w.Reason = "its cancellation by " + e.Cancel.Shown() + " to be finished: " + e.Cancel.Reason
+		w.Then = "never: cancel it again, or let the lane deliver, to write its dead letter"
 	case e.HeldBack():
 		w.Reason, w.Next = e.Failure.Reason, e.Hold.Until
 		w.Then = "as soon as DNS has the records"

@@ -41,6 +41,8 @@ var byCode = map[verdict.Code]words{
 		"Fix the cause of the last failure, then replay."},
 	verdict.DeliveryUncertain: {"The connection ended after the mail was sent and before the relay replied: the mail may have arrived.",
 		"Look for the Message-ID at the relay or the recipient. If it is there, discard this letter; if not, replay it."},
+	verdict.DeliveryCancelled: {"An operator has cancelled the delivery while it waited.",
+		"Replay the letter if the certificate shall be delivered after all; discard it if not."},
 	verdict.DeployWrite: {"The certificate could not be written to the mail host.",
 		"Check the directory, its owner and the free disk space, then replay."},
 	verdict.DeployValidate: {"The mail server rejected its configuration with the new certificate, so the certificate was rolled back.",

@@ -166,7 +166,7 @@ func ofRecord(r *broker.AuditRecord) *Event {
 // and the audit.
 func ofEntry(c *broker.LedgerChange) *Event {
 	e := &c.Entry
-	if c.Deleted || c.Unreadable {
+	if c.Deleted || c.Unreadable || e.Cancel != nil { // the order changes nothing of the revision before
 		return nil
 	}
 	d := Data{Event: e.Event, Target: e.Target, Lane: e.Lane, Attempts: e.Attempts, Generation: max(e.Generation, 1), Certificate: certificateOf(e.Certificate)}

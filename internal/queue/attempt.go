@@ -50,6 +50,7 @@ type job struct {
 	// copyOf is the sequence of the message of which this one is a copy in another lane; 0 if
 	// it is none. That one may have been in work.
 	copyOf uint64
+	birth  uint64 // the sequence of the first of those; its own if it is no copy
 	// place is the event's in the order of publication; of a replayed event that of the first time.
 	place    verdict.Publication
 	replayOf uint64 // the dead letter that it replays; 0: none, or not known
@@ -140,6 +141,7 @@ func (j *job) read() *verdict.Failure {
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
 	j.copyOf, _ = strconv.ParseUint(h.Get(broker.HeaderCopyOf), 10, 64)
+	j.birth = broker.Birth(h, j.seq)
 	j.replayOf, _ = strconv.ParseUint(h.Get(broker.HeaderLetter), 10, 64)
 	j.place = placeOf(h, j.eventSeq, j.published)
 	j.force = strings.EqualFold(h.Get(broker.HeaderForce), "true")
@@ -216,6 +218,11 @@ func (j *job) due(ctx context.Context) bool {
 		j.dead(failure)
 		return false
 	}
+	if entry.Cancels(j.birth, j.replayOf != 0) {
+		j.endCancelled()
+		return false
+	}
+	j.entry.Cancel = nil // an order about an earlier message
 	switch {
 	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf):
 		// The process that delivered it may have died before it removed the letter. The
@@ -270,6 +277,9 @@ func (j *job) due(ctx context.Context) bool {
 	if j.entry.Uncertain && !j.entry.Consented && j.r.set.DeadLetterUnknown {
 		j.dead(uncertain(why))
 		return false
+	}
+	if j.entry.First.IsZero() { // made before the first attempt, for an order
+		j.entry.First = now
 	}
 	j.entry.Attempts++
 	if j.eventSeq != 0 {

@@ -14,6 +14,8 @@ const (
 	pointDeadLettering = "dead-lettering" // a dead letter is about to be published
 	pointDeadLettered  = "dead-lettered"  // it is stored, the ledger does not say so
 	pointDead          = "dead"           // the ledger says dead, the message is not acknowledged
+	pointCancelled     = "cancelled"      // the ledger has the order to cancel the delivery, the audit has not
+	pointWithdrawn     = "withdrawn"      // the audit has it, there is no dead letter
 	pointSettled       = "settled"        // the message is acknowledged
 )
 

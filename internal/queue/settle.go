@@ -300,7 +300,7 @@ func (j *job) dead(f *verdict.Failure) {
 		d.Certainty = verdict.Accepted // for recipients other than those still owed
 	}
 	j.r.reached(pointDeadLettering)
-	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.seq, 10))
+	err := j.r.PublishDeadLetter(ctx, d, "d"+strconv.FormatUint(j.letterOf(), 10))
 	j.r.noted(storeLetters, partDeadLetters, j.lane.label, err)
 	if err != nil {
 		j.r.metrics.deadLetterFailures.Inc()
@@ -313,7 +313,7 @@ func (j *job) dead(f *verdict.Failure) {
 	// another event must not overwrite the entry of that event.
 	if j.event != nil && (j.entry.Digest == j.event.Digest()) {
 		e := j.entry
-		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, j.seq
+		e.Lane, e.Generation, e.Sequence = j.lane.name, j.gen, max(j.seq, j.letterOf())
 		e = e.Failed(f)
 		e.State, e.DeadLetter, e.Consented = broker.StateDead, d.Subject, false
 		e.FailedReplays, e.LastDead = j.failedReplays(), time.Now()

@@ -39,6 +39,7 @@ const (
 
 	DeliveryExpired   Code = "DELIVERY_EXPIRED"
 	DeliveryUncertain Code = "DELIVERY_UNCERTAIN"
+	DeliveryCancelled Code = "DELIVERY_CANCELLED" // by an operator, while it waited
 
 	// Of mail hosts, by the step that failed (internal/mailhost).
 	DeployWrite    Code = "DEPLOY_WRITE"
@@ -80,6 +81,7 @@ var codes = map[Code]struct {
 	SecretNotFound:    {Validation, false},
 	DeliveryExpired:   {IOTransient, false},
 	DeliveryUncertain: {IOTransient, false},
+	DeliveryCancelled: {IOPermanent, false},
 	DeployWrite:       {IOPermanent, false},
 	DeployValidate:    {IOPermanent, false},
 	DeployReload:      {IOPermanent, false},
