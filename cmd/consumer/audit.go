@@ -47,7 +47,11 @@ func (c *auditListCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	all, unsearched, err := recordsOf(a, client, c.values(), int(c.Limit))
+	filter := c.values()
+	if q, err := c.query(); err == nil && c.Output == "table" && q.Folds() {
+		filter["each"] = "no" // one line for an act on many; json and csv have every record
+	}
+	all, unsearched, err := recordsOf(a, client, filter, int(c.Limit))
 	if err != nil {
 		return err
 	}
@@ -90,6 +94,9 @@ func recordRow(r desk.Record) []string {
 	if r.Unreadable {
 		what = "(not written by Certpost)"
 	}
+	if r.Many != nil {
+		letter = many(r)
+	}
 	if r.LetterNumber != 0 {
 		letter = strconv.FormatUint(r.LetterNumber, 10)
 	}
@@ -100,6 +107,15 @@ func recordRow(r desk.Record) []string {
 		target = r.Lane
 	}
 	return []string{fmt.Sprint(r.Sequence), when(r.Time), what, r.Shown(), string(r.Via), letter, r.Event, target, r.Reason}
+}
+
+// many is what an act on many letters was on, and how to list each.
+func many(r desk.Record) string {
+	each := "--act=" + r.Act
+	if r.Run != "" {
+		each = "--run=" + r.Run
+	}
+	return count(r.Many.Letters, "letter") + " (" + each + ")"
 }
 
 type auditExportCmd struct {

@@ -14,14 +14,14 @@ import (
 )
 
 type deadLettersCmd struct {
-	List      lettersListCmd      `cmd:"" help:"List open dead letters, oldest first."`
+	List      lettersListCmd      `cmd:"" help:"List open dead letters, oldest first; with --state=discarded those that were discarded."`
 	Groups    lettersGroupsCmd    `cmd:"" help:"List open dead letters by cause, with what to do about each."`
 	Show      lettersShowCmd      `cmd:"" help:"Show one dead letter, its history, and the commands that replay it."`
 	Preflight lettersPreflightCmd `cmd:"" help:"Check whether a replay would be delivered, without sending."`
 	Replay    lettersReplayCmd    `cmd:"" help:"Publish dead letters again, after their cause is fixed."`
 	Edit      lettersEditCmd      `cmd:"" help:"Replay one dead letter for another target or to other recipients, if http.edit_and_replay allows it."`
 	Discard   lettersDiscardCmd   `cmd:"" help:"Take dead letters off the list, with a reason."`
-	Restore   lettersRestoreCmd   `cmd:"" help:"Restore discarded dead letters."`
+	Restore   lettersRestoreCmd   `cmd:"" help:"Restore discarded dead letters: by number, or all that match a filter."`
 	Hold      lettersHoldCmd      `cmd:"" help:"Block replay and discard of dead letters until they are released."`
 	Release   lettersReleaseCmd   `cmd:"" help:"Release dead letters from a hold."`
 }
@@ -85,6 +85,9 @@ func letterRow(d desk.Letter, short bool) []string {
 	}
 	if d.Superseded != nil {
 		reason = "(superseded) " + reason
+	}
+	if g := d.Discard; g != nil {
+		reason = "(discarded by " + g.By + " " + when(g.At) + ": " + g.Reason + ") " + reason
 	}
 	if d.Hold != nil {
 		reason = "(held by " + d.Hold.Shown() + ") " + reason
@@ -272,7 +275,7 @@ const replayWithNATS = `nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
 // chosen are the letters that a command acts on: by number, or all that match a filter.
 type chosen struct {
 	Numbers []uint64 `arg:"" optional:"" name:"number" help:"Numbers of the letters."`
-	All     bool     `help:"All open letters, or all that match the filter."`
+	All     bool     `help:"All letters that match the filter, or all there are."`
 	letterFilter
 	WithSuperseded bool   `help:"Include letters whose target has a newer certificate (with --all)."`
 	DryRun         bool   `help:"Only print which letters are selected."`

@@ -108,15 +108,14 @@ func (c *lettersReleaseCmd) Run(a *app) error {
 }
 
 type lettersRestoreCmd struct {
-	Numbers []uint64 `arg:"" name:"number" help:"Numbers of the discarded letters."`
-	Reason  string   `help:"Reason (kept in the audit)."`
-	DryRun  bool     `help:"Only print which letters would be restored."`
-	Output  string   `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	chosen
+	Reason string `help:"Reason (kept in the audit)."`
+	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 func (c *lettersRestoreCmd) Run(a *app) error {
-	order := service.Selection{Caller: me(), Numbers: c.Numbers, Reason: c.Reason, DryRun: c.DryRun}
-	return a.act(&chosen{}, "dead.restore", "restored", &order, &order, c.Output, false)
+	order := c.selection(c.Reason)
+	return a.act(&c.chosen, "dead.restore", "restored", &order, &order, c.Output, false)
 }
 
 // act sends an order and prints its result. An order with --all is frozen first, so
@@ -310,6 +309,8 @@ func (a *app) printOrder(answer service.OrderAnswer, done string) {
 	f := answer.Frozen
 	switch {
 	case f == nil:
+	case f.Count == 0 && f.Purpose == desk.ForRestore:
+		fmt.Fprintln(a.stdout, "no discarded dead letters match"+leftOut(f))
 	case f.Count == 0:
 		fmt.Fprintln(a.stdout, none(which(f) != allOpen)+leftOut(f))
 	case answer.DryRun:

@@ -184,11 +184,27 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("the ledger says %+v", e)
 		}
 		records := o.audited(broker.ActionDiscarded)
-		if len(records) != 4 || records[0].Reason != "the customer has left" || records[0].Event != "first" || records[0].Name != actor() || !strings.Contains(string(records[0].Body), `"id":"first"`) {
+		if len(records) != 5 || records[4].Many == nil || records[4].Many.Letters != 3 || records[0].Reason != "the customer has left" || records[0].Event != "first" || records[0].Name != actor() || !strings.Contains(string(records[0].Body), `"id":"first"`) {
 			t.Errorf("audit: %+v", records)
 		}
 		if replayed := o.audited(broker.ActionReplayed); len(replayed) != 3 {
 			t.Errorf("audit of the replays: %+v", replayed)
+		}
+		lines := o.certpost("audit", "list", "--action", "discarded").done(t)
+		if strings.Count(lines, "cleaning up") != 1 || !strings.Contains(lines, "3 letters (--act="+records[4].Act+")") || strings.Count(lines, "the customer has left") != 2 {
+			t.Errorf("audit list:\n%s", lines)
+		}
+		if gone := o.certpost("dead-letters", "list", "--state", "discarded", "--act", records[4].Act).done(t); strings.Count(gone, "cleaning up") != 3 {
+			t.Errorf("discarded letters:\n%s", gone)
+		}
+		if wrong := o.certpost("dead-letters", "discard", "--all", "--state=discarded", "--yes", "--reason=x"); wrong.code == 0 || !strings.Contains(wrong.stderr, "restore them first") {
+			t.Errorf("discard of discarded letters: %+v", wrong)
+		}
+		if out := o.certpost("dead-letters", "restore", "--all", "--yes", "--act", records[4].Act, "--reason", "by mistake").done(t); out != "3 dead letters restored\n" {
+			t.Errorf("restore says %q", out)
+		}
+		if back := o.letters(); len(back) != 3 {
+			t.Errorf("restored: %+v", back)
 		}
 	})
 }

@@ -82,7 +82,7 @@ type cli struct {
 func newCLI() *cli {
 	c := &cli{}
 	letters := &c.DeadLetters
-	for _, filter := range []*letterFilter{&letters.List.letterFilter, &letters.Groups.letterFilter, &letters.Preflight.letterFilter, &letters.Replay.letterFilter, &letters.Discard.letterFilter, &letters.Hold.letterFilter, &letters.Release.letterFilter} {
+	for _, filter := range []*letterFilter{&letters.List.letterFilter, &letters.Groups.letterFilter, &letters.Preflight.letterFilter, &letters.Replay.letterFilter, &letters.Discard.letterFilter, &letters.Restore.letterFilter, &letters.Hold.letterFilter, &letters.Release.letterFilter} {
 		*filter = newLetterFilter()
 	}
 	for _, filter := range []*recordFilter{&c.Audit.List.recordFilter, &c.Audit.Export.recordFilter} {

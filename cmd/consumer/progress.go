@@ -69,6 +69,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 		if l.app.ctx.Err() != nil {
 			return all, l.interrupted(all.Done, f.Count)
 		}
+		l.choice.Act = part.Act
 		l.choice.Hash, l.choice.Filter["above"] = all.Rest.Hash, fmt.Sprint(all.Rest.Query.Above)
 	}
 }
@@ -106,6 +107,7 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 			return all, l.broken(all.Done, len(numbers), err)
 		}
 		all.Done += acted.Done
+		l.choice.Act = acted.Act
 		all.Letters = append(all.Letters, acted.Letters...)
 		l.bar.show(len(all.Letters), len(numbers), l.done)
 	}

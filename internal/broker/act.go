@@ -294,7 +294,7 @@ func (b *Broker) Restore(ctx context.Context, discarded AuditRecord, by Actor, r
 	case discarded.Action != ActionDiscarded || discarded.Stage == StageIntent || discarded.Letter == nil:
 		return 0, fmt.Errorf("number %d %w", old, ErrNotDiscarded)
 	case discarded.TooLarge:
-		return 0, fmt.Errorf("dead letter %d cannot be restored: its event was too large for the audit; publish the event again", old)
+		return 0, fmt.Errorf("dead letter %d cannot be restored: %w; publish the event again", old, ErrTooLarge)
 	}
 	r := AuditRecord{Action: ActionRestored, Actor: by, Reason: reason, Event: discarded.Event, Target: discarded.Target, LetterNumber: old}
 	c, err := b.claimFor(ctx, r)
@@ -339,7 +339,7 @@ func (b *Broker) publishRestored(ctx context.Context, d *DeadLetter, until time.
 			if there.RestoredFrom == d.RestoredFrom {
 				return there.Sequence, nil
 			}
-			return 0, fmt.Errorf("dead letter %d cannot be restored: a newer letter of the same delivery, number %d, is on the list", d.RestoredFrom, there.Sequence)
+			return 0, fmt.Errorf("dead letter %d cannot be restored: %w, number %d, is on the list", d.RestoredFrom, ErrNewerLetter, there.Sequence)
 		}
 	}
 	if err != nil {

@@ -99,6 +99,8 @@ type Actor struct {
 	// ACCOUNT/USER with the user's public key, or only as ACCOUNT if the server has proved no more.
 	Proved   Proof  `json:"proved,omitzero"`
 	NATSUser string `json:"nats_user,omitempty"`
+	// Act is the id of an act on many letters, in the record of each and in that of the whole.
+	Act string `json:"act,omitempty"`
 }
 
 // Via is the way of access by which an action was requested.
@@ -153,12 +155,14 @@ type AuditRecord struct {
 	Generation int    `json:"generation,omitempty"`
 	OrderedBy  *Actor `json:"ordered_by,omitempty"`
 	// NewTarget and NewRecipients are what the operator changed for a replay.
-	NewTarget     string      `json:"new_target,omitempty"`
-	NewRecipients []string    `json:"new_recipients,omitempty"`
-	Until         time.Time   `json:"until,omitzero"`  // of a suspension or silence
-	Alert         string      `json:"alert,omitempty"` // what was silenced: the key of an alert, a kind, or all
-	Letter        *DeadLetter `json:"letter,omitempty"`
-	Body          []byte      `json:"body,omitempty"` // the discarded letter's event
+	NewTarget     string    `json:"new_target,omitempty"`
+	NewRecipients []string  `json:"new_recipients,omitempty"`
+	Until         time.Time `json:"until,omitzero"`  // of a suspension or silence
+	Alert         string    `json:"alert,omitempty"` // what was silenced: the key of an alert, a kind, or all
+	// Many describes an act on many letters, in the one record that stands for the whole.
+	Many   *Many       `json:"many,omitempty"`
+	Letter *DeadLetter `json:"letter,omitempty"`
+	Body   []byte      `json:"body,omitempty"` // the discarded letter's event
 	// TooLarge says that the letter's event did not fit into the record.
 	TooLarge   bool        `json:"too_large,omitempty"`
 	Sealing    *Sealing    `json:"sealing,omitempty"`    // of sealed and rekeyed
@@ -177,6 +181,16 @@ type AuditRecord struct {
 	Hash       string    `json:"-"`
 	Unreadable bool      `json:"-"`
 }
+
+// Many is what an act on many letters acted on. Each letter has a record of its own besides.
+type Many struct {
+	Letters int               `json:"letters"`
+	Filter  map[string]string `json:"filter,omitempty"`  // that selected them; empty for letters named by number
+	Numbers []uint64          `json:"numbers,omitempty"` // the first ones, at most MaxMany
+}
+
+// MaxMany is how many numbers the record of an act on many letters has.
+const MaxMany = 20
 
 // ReadAudit yields the audit's records from a sequence on, in order.
 func (b *Broker) ReadAudit(ctx context.Context, from uint64) iter.Seq2[AuditRecord, error] {

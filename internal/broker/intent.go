@@ -162,6 +162,12 @@ func (b *Broker) claimActive(ctx context.Context, s auditState) (bool, error) {
 // ErrNotDiscarded is returned for a number to restore that is not a discarded letter's.
 var ErrNotDiscarded = errors.New("is not a discarded dead letter")
 
+// Why a discarded letter cannot be restored.
+var (
+	ErrTooLarge    = errors.New("its event was too large for the audit")
+	ErrNewerLetter = errors.New("a newer letter of the same delivery")
+)
+
 // restorable returns why a letter cannot be restored: it was not discarded, it was already
 // restored, or another restore is in progress.
 func (b *Broker) restorable(ctx context.Context, s auditState, r AuditRecord) error {

@@ -17,7 +17,7 @@ import (
 // order is an action on many letters, as the address or the form of the confirm page
 // states it.
 type order struct {
-	Action     string // replay, discard, hold, release
+	Action     string // replay, discard, hold, release, restore
 	Query      desk.Query
 	Numbers    []uint64 // nil: all that match the query
 	Superseded bool     // include letters with a newer certificate
@@ -47,7 +47,7 @@ func readOrder(r *request, values url.Values) (order, error) {
 		Uncertain: values.Get("uncertain") == "yes", Force: values.Get("force") == "yes", Hash: values.Get("hash"),
 	}
 	if _, known := orders[o.Action]; !known {
-		return o, wrongf("Unknown action %q: use replay, discard, hold or release", clipped(o.Action))
+		return o, wrongf("Unknown action %q: use replay, discard, hold, release or restore", clipped(o.Action))
 	}
 	for _, text := range values["number"] {
 		n, err := strconv.ParseUint(text, 10, 64)
@@ -58,6 +58,9 @@ func readOrder(r *request, values url.Values) (order, error) {
 	}
 	var err error
 	if o.Query, err = desk.LetterConditions.Parse(values, orderKeys...); err != nil {
+		return o, wrongf("%v. Nothing was done", err)
+	}
+	if err := desk.CheckState(desk.Purpose(o.Action), &o.Query); err != nil {
 		return o, wrongf("%v. Nothing was done", err)
 	}
 	o.List = listed(values.Get("list"), o.Query)
@@ -114,6 +117,7 @@ var orders = map[string]struct{ Title, Verb, Says, Notice string }{
 	"replay":  {"Replay", "Replay", "The event of each letter is published again for its target; then the letter leaves the list. A delivery that fails again becomes a new letter.", "started"},
 	"discard": {"Discard", "Discard", "They leave the list. You can restore each one until its audit record expires; its page shows the date.", "discarded"},
 	"hold":    {"Hold", "Hold", "They cannot be replayed or discarded until an operator releases them.", "held"},
+	"restore": {"Restore", "Restore", "They are on the list again, under new numbers and with their history. A letter whose delivery has a newer letter on the list stays discarded.", "restored-many"},
 	"release": {"Release", "Release", "Their holds end. They can be replayed and discarded again.", "released"},
 }
 
@@ -223,7 +227,7 @@ func (o order) commands(frozen desk.Frozen) []command {
 		}
 		words = append(words, "--hash="+frozen.Hash)
 	}
-	if o.Action != "release" {
+	if o.Action != "release" && o.Action != "restore" {
 		request.Reason = "WHY"
 		words = append(words, "--reason=WHY")
 	}
@@ -238,6 +242,7 @@ func (p *pages) bulk(r *request) (view, error) {
 		return view{}, err
 	}
 	frozen, done := o.frozen(), 0
+	frozen.Act = desk.NewAct()
 	to := lettersPath + "?done=" + orders[o.Action].Notice
 	switch o.Action {
 	case "replay":
@@ -246,6 +251,9 @@ func (p *pages) bulk(r *request) (view, error) {
 		to = "/replays/" + url.PathEscape(run.ID) + "?done=started"
 	case "discard":
 		done, err = p.desk.Discard(r.Context(), r.actor(), frozen, o.Reason)
+		to += "&" + undoKey + "=" + url.QueryEscape(frozen.Act)
+	case "restore":
+		done, err = p.desk.RestoreAll(r.Context(), r.actor(), frozen, o.Reason)
 	case "hold":
 		done, err = p.desk.Hold(r.Context(), r.actor(), frozen, o.Reason)
 	case "release":
@@ -263,6 +271,18 @@ func (p *pages) bulk(r *request) (view, error) {
 		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}
 	return view{to: to}, err
+}
+
+// undo restores what an act on many letters has discarded.
+func (p *pages) undo(r *request) (view, error) {
+	act := r.PostFormValue("act")
+	if err := desk.CheckAct(act); err != nil {
+		return view{}, err
+	}
+	if _, err := p.desk.UndoDiscard(r.Context(), r.actor(), act); err != nil {
+		return view{}, err
+	}
+	return view{to: lettersPath + "?done=restored-many"}, nil
 }
 
 // preflightMany responds with the confirm page and what a replay of its letters would find: it

@@ -57,6 +57,7 @@ type historyRow struct {
 	TargetPage   string
 	LanePage     string
 	RunPage      string
+	EachPage     string // the records of the letters of an act on many
 }
 
 func newHistoryRow(r desk.Record) historyRow {
@@ -80,6 +81,13 @@ func newHistoryRow(r desk.Record) historyRow {
 	if r.Run != "" {
 		row.RunPage = "/replays/" + url.PathEscape(r.Run)
 	}
+	switch {
+	case r.Many == nil:
+	case r.Run != "":
+		row.EachPage = historyPath + "?run=" + url.QueryEscape(r.Run)
+	default:
+		row.EachPage = historyPath + "?act=" + url.QueryEscape(r.Act)
+	}
 	return row
 }
 
@@ -96,7 +104,11 @@ func (p *pages) history(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	records, next := p.desk.History(q, r.after(), pageSize(r))
+	shown := q
+	if shown.Folds() {
+		shown.Each = new(bool)
+	}
+	records, next := p.desk.History(shown, r.after(), pageSize(r))
 	options := desk.HistoryConditions.Flags(q)
 	all := shellLine(append([]string{"certpost", "audit", "export"}, options...)...)
 	v := historyView{Fields: p.historyFields(q), Chips: desk.HistoryConditions.Chips(q), Path: historyPath, List: historyRows(records), Unsigned: p.desk.Unsigned(), Commands: []command{
@@ -137,6 +149,9 @@ func (p *pages) historyNews(r *request) (view, error) {
 	news := historyNews{Query: query.Encode()}
 	query.Del(newerThan)
 	news.Address = address(historyPath, query)
+	if q.Folds() {
+		q.Each = new(bool)
+	}
 	records, _ := p.desk.History(q, 0, mostNews)
 	for _, record := range records {
 		if record.Sequence > since {

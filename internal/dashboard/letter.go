@@ -28,6 +28,7 @@ type letterView struct {
 	Ledger   string             // the address of its delivery
 	Now      uint64             // the letter as which it was restored, 0 for none
 	Editable bool
+	Undo     bool // it was discarded by the request before: offer to restore it
 }
 
 func (p *pages) letter(r *request) (view, error) { return p.letterWith(r, nil) }
@@ -41,6 +42,7 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	}
 	v := newLetterView(d, r.now)
 	v.Editable = p.desk.Editable(d)
+	v.Undo = d.Status == desk.Discarded && v.Now == 0 && r.URL.Query().Get(doneKey) == "discarded"
 	if change != nil {
 		change(&v)
 	}

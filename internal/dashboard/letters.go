@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/verdict"
 )
 
 const lettersPath = "/dead-letters"
@@ -32,10 +33,21 @@ type lettersView struct {
 	News    news
 	Here    string // the address of this page of the list, to which an action returns
 	Choose  string // the action that was requested with no letter selected
+	Undo    undo
+	// Discarded says that the list is of discarded letters; Uncounted is how many of the
+	// overview's discarded letters it does not have: they are restored, or their records expired.
+	Discarded bool
+	Uncounted int
 	// AsList and AsGroups lead to the other view of the same query. All leads to the
 	// confirmation of an action on everything that matches; the action is appended.
 	AsList, AsGroups, All string
 	Commands              []command
+}
+
+// undo offers to restore what was just discarded.
+type undo struct {
+	Act   string
+	Count int // of its letters, those that are still discarded; 0: none
 }
 
 // sorting is the heading of a column that can be sorted.
@@ -70,12 +82,24 @@ func (p *pages) letters(r *request) (view, error) {
 		v, groups := p.lettersOf(r, q, 1), p.desk.Groups(q)
 		v.Grouped, v.View, v.Commands = true, "groups", listing("groups", q)
 		for _, g := range groups {
-			v.Groups = append(v.Groups, newGroupView(g))
+			one := newGroupView(g)
+			if v.Discarded {
+				one.Address = address(lettersPath, with(q.Values(), "group", g.Fingerprint))
+				one.Confirm = lettersPath + "/confirm?all=yes&state=discarded&group=" + url.QueryEscape(g.Fingerprint) + "&action="
+				one.Discarded = true
+			}
+			v.Groups = append(v.Groups, one)
 		}
-		return view{template: "letters", title: plural(v.Total, "dead letter") + " by cause", data: v, renews: v.Lag != "", hasRows: len(groups) > 0, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
+		return view{template: "letters", title: plural(v.Total, v.What()) + " by cause", data: v, renews: v.Lag != "", hasRows: len(groups) > 0, object: groups, table: exported(desk.GroupTable, slices.Values(groups))}, nil
 	}
 	v := p.lettersOf(r, q, pageSize(r))
-	return view{template: "letters", title: plural(v.Total, "dead letter"), data: v, renews: v.Lag != "", hasRows: len(v.List) > 0, table: exported(desk.LetterTable, p.desk.Each(q))}, nil
+	if act := r.FormValue(undoKey); act != "" && desk.CheckAct(act) == nil {
+		v.Undo = undo{act, p.desk.Letters(desk.Query{State: desk.Discarded, Act: act}, desk.Page{Size: 1}).Total}
+	}
+	if all := desk.LetterConditions.Values(q); v.Discarded && len(all) == 1 {
+		v.Uncounted = max(0, p.desk.Balance().Ended[desk.Discarded]-v.Total-v.Beyond)
+	}
+	return view{template: "letters", title: plural(v.Total, v.What()), data: v, renews: v.Lag != "", hasRows: len(v.List) > 0, table: exported(desk.LetterTable, p.desk.Each(q))}, nil
 }
 
 // lettersOf returns one page of the letters that match a query.
@@ -95,12 +119,24 @@ func (p *pages) lettersOf(r *request, q desk.Query, size int) lettersView {
 	if r.after() != 0 {
 		v.Pager.First = r.with("after", "")
 	}
+	v.Discarded = q.State == desk.Discarded
+	if v.Discarded {
+		v.News.Query = "" // they do not arrive
+	}
 	v.Moment, v.Expires = sortings(r, q)
 	v.Here = r.here()
 	if action := r.FormValue(chooseKey); orders[action].Verb != "" {
 		v.Choose = action
 	}
 	return v
+}
+
+// What is the noun for the letters of the list.
+func (v lettersView) What() string {
+	if v.Discarded {
+		return "discarded letter"
+	}
+	return "dead letter"
 }
 
 func with(values url.Values, key, value string) url.Values {
@@ -202,11 +238,28 @@ type groupView struct {
 	desk.Group
 	Address string
 	Confirm string // the action is appended
+	// The lists of what the marks count; Discarded says that the group is of discarded letters.
+	Uncertain, Held, Superseded counted
+	Discarded                   bool
+}
+
+// counted is a number with the address of the list that it counts.
+type counted struct {
+	Count   int
+	Address string
 }
 
 func newGroupView(g desk.Group) groupView {
-	return groupView{g, lettersPath + "/groups/" + url.PathEscape(g.Fingerprint),
-		lettersPath + "/confirm?all=yes&group=" + url.QueryEscape(g.Fingerprint) + "&action="}
+	list := func(n int, q desk.Query) counted {
+		q.Fingerprint = g.Fingerprint
+		return counted{n, address(lettersPath, q.Values())}
+	}
+	yes := true
+	return groupView{Group: g, Address: lettersPath + "/groups/" + url.PathEscape(g.Fingerprint),
+		Confirm:    lettersPath + "/confirm?all=yes&group=" + url.QueryEscape(g.Fingerprint) + "&action=",
+		Uncertain:  list(g.Uncertain, desk.Query{Certainty: verdict.MaybeSent}),
+		Held:       list(g.Held, desk.Query{Held: &yes}),
+		Superseded: list(g.Superseded, desk.Query{Superseded: &yes})}
 }
 
 // groupPage is a group with its letters.

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -14,9 +15,9 @@ type overviewView struct {
 	desk.Overview
 	Strip  strip
 	Groups []groupView
-	More   int // groups that are not shown
-	Sent   int // in 24 hours
-	Dead   int
+	More   int     // groups that are not shown
+	Sent   counted // in 24 hours
+	Dead   counted
 	Lanes  []laneView
 	News   news
 }
@@ -33,10 +34,10 @@ func (p *pages) overview(r *request) (view, error) {
 	if o.Balance.Open > 0 {
 		title += ": " + plural(o.Balance.Open, "dead letter")
 	}
-	return view{template: "overview", title: title, renews: o.Reading != "", data: newOverview(o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
+	return view{template: "overview", title: title, renews: o.Reading != "", data: newOverview(r.now, o, p.desk.Letters(desk.Query{}, desk.Page{Size: 1}).AsOf), object: o}, nil
 }
 
-func newOverview(o desk.Overview, asOf uint64) overviewView {
+func newOverview(now time.Time, o desk.Overview, asOf uint64) overviewView {
 	v := overviewView{Overview: o, Strip: newStrip(o.Balance), News: news{Since: asOf}}
 	o.Groups = slices.Clone(o.Groups)
 	slices.SortStableFunc(o.Groups, func(a, b desk.Group) int { return cmp.Compare(b.Count, a.Count) })
@@ -48,9 +49,12 @@ func newOverview(o desk.Overview, asOf uint64) overviewView {
 		v.Groups = append(v.Groups, newGroupView(g))
 	}
 	for hour := range 24 {
-		v.Sent += o.Sent24h[hour]
-		v.Dead += o.Dead24h[hour]
+		v.Sent.Count += o.Sent24h[hour]
+		v.Dead.Count += o.Dead24h[hour]
 	}
+	from := now.Truncate(time.Hour).Add(-23 * time.Hour) // of the oldest of the 24
+	v.Sent.Address = address(deliveriesPath, desk.DeliveryConditions.Values(desk.DeliveryQuery{State: broker.StateSent, From: from}))
+	v.Dead.Address = address(lettersPath, desk.Query{From: from}.Values())
 	for _, lane := range o.Lanes {
 		v.Lanes = append(v.Lanes, newLaneView(lane))
 	}
@@ -68,10 +72,11 @@ type term struct {
 	Status desk.Status
 	Count  int
 	Says   string
+	List   string // the address of the list that it counts
 }
 
 func newStrip(b desk.Balance) strip {
-	s := strip{Balance: b, Terms: []term{{desk.Open, b.Open, "on the list"}}}
+	s := strip{Balance: b, Terms: []term{{desk.Open, b.Open, "on the list", lettersPath}}}
 	for _, status := range []struct {
 		status desk.Status
 		says   string
@@ -84,7 +89,11 @@ func newStrip(b desk.Balance) strip {
 		{desk.Removed, "removed from the stream without Certpost", false},
 	} {
 		if n := b.Ended[status.status]; n > 0 || status.always {
-			s.Terms = append(s.Terms, term{status.status, n, status.says})
+			list := address(historyPath, desk.HistoryConditions.Values(desk.HistoryQuery{Ended: status.status}))
+			if status.status == desk.Discarded {
+				list = address(lettersPath, desk.Query{State: desk.Discarded}.Values())
+			}
+			s.Terms = append(s.Terms, term{status.status, n, status.says, list})
 		}
 	}
 	return s

@@ -106,6 +106,7 @@ func (p *pages) export(w http.ResponseWriter, r *request, write func(http.Respon
 var notices = map[string]string{
 	"replayed":      "Published again. It is now a normal delivery; if it fails, it becomes a new dead letter.",
 	"discarded":     "Discarded. It can be restored until the audit record expires.",
+	"restored-many": "Restored. They are on the list again, under new numbers.",
 	"restored":      "Restored. It is on the list again, under this new number.",
 	"held":          "Held. It is neither replayed nor discarded until it is released.",
 	"released":      "Released.",

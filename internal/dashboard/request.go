@@ -48,14 +48,16 @@ func (r *request) reason() string { return strings.TrimSpace(r.PostFormValue("re
 const (
 	doneKey   = "done"   // a notice
 	chooseKey = "choose" // the action for which no letter was selected
+	undoKey   = "undo"   // the act on many letters that can be undone
 )
 
 // listKeys are the keys of a list's address besides its conditions.
-var listKeys = []string{"view", "after", "size", newerThan, doneKey, chooseKey}
+var listKeys = []string{"view", "after", "size", newerThan, doneKey, chooseKey, undoKey}
 
 func lasting(query url.Values) url.Values {
 	query.Del(doneKey)
 	query.Del(chooseKey)
+	query.Del(undoKey)
 	return query
 }
 

@@ -14,6 +14,7 @@ func (p *pages) routes() []route {
 		{"GET /dead-letters/{number}", access.Viewer, p.letter},
 		{"GET /dead-letters/confirm", access.Operator, p.confirm},
 		{"POST /dead-letters/bulk", access.Operator, p.bulk},
+		{"POST /dead-letters/undo", access.Operator, p.undo},
 		{"POST /dead-letters/preflight", access.Operator, p.preflightMany},
 		{"POST /dead-letters/{number}/replay", access.Operator, p.replay},
 		{"POST /dead-letters/{number}/discard", access.Operator, p.discard},

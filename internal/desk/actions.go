@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,7 @@ func (d *Desk) Discard(ctx context.Context, by broker.Actor, frozen Frozen, reas
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return 0, err
 	}
-	return d.eachOf(ctx, frozen, ForDiscard, func(ctx context.Context, number uint64) error {
+	return d.eachOf(ctx, by, frozen, ForDiscard, reason, func(ctx context.Context, by broker.Actor, number uint64) error {
 		letter, err := d.b.DeadLetter(ctx, number)
 		if err != nil {
 			return err
@@ -71,7 +72,7 @@ func (d *Desk) Hold(ctx context.Context, by broker.Actor, frozen Frozen, reason 
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return 0, err
 	}
-	return d.eachOf(ctx, frozen, ForHold, func(ctx context.Context, number uint64) error {
+	return d.eachOf(ctx, by, frozen, ForHold, reason, func(ctx context.Context, by broker.Actor, number uint64) error {
 		letter, err := d.b.DeadLetter(ctx, number)
 		if err != nil {
 			return err
@@ -89,7 +90,7 @@ func (d *Desk) Release(ctx context.Context, by broker.Actor, frozen Frozen, reas
 	if reason, err = broker.CheckReason(reason, false); err != nil {
 		return 0, err
 	}
-	return d.eachOf(ctx, frozen, ForRelease, func(ctx context.Context, number uint64) error {
+	return d.eachOf(ctx, by, frozen, ForRelease, reason, func(ctx context.Context, by broker.Actor, number uint64) error {
 		err := d.b.Release(ctx, number, by, reason)
 		if err == nil {
 			d.setHold(number, nil)
@@ -127,11 +128,16 @@ func (d *Desk) ActOn(ctx context.Context, by broker.Actor, number uint64, purpos
 }
 
 // eachOf acts on the letters of a frozen query, several at a time, and starts no more after
-// one has failed.
-func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act func(context.Context, uint64) error) (done int, err error) {
-	_, set, err := d.resolve(frozen, purpose)
+// one has failed. If it is an act on many letters, the audit gets a record of the whole; a caller
+// that acts on them one by one has given by the act's id, and records the whole itself (RecordAct).
+func (d *Desk) eachOf(ctx context.Context, by broker.Actor, frozen Frozen, purpose Purpose, reason string, act func(context.Context, broker.Actor, uint64) error) (done int, err error) {
+	now, set, err := d.resolve(frozen, purpose)
 	if err != nil {
 		return 0, err
+	}
+	whole := by.Act == "" && (len(set) > 1 || frozen.Act != "")
+	if whole {
+		by.Act = cmp.Or(frozen.Act, NewAct())
 	}
 	results := make([]error, len(set))
 	var group errgroup.Group
@@ -141,25 +147,30 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 	for ; begun < len(set) && ctx.Err() == nil && !failed.Load(); begun++ {
 		i := begun
 		group.Go(func() error {
-			if results[i] = act(ctx, set[i]); results[i] != nil && !skipped(results[i]) {
+			if results[i] = act(ctx, by, set[i]); results[i] != nil && !skipped(results[i]) {
 				failed.Store(true) // the others will most likely fail too: NATS is unavailable
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // each has its own result
-	d.CatchUp(ctx)
 	refused := -1
+	var acted []uint64
 	for i, result := range results[:begun] {
 		switch {
 		case result == nil:
 			done++
+			acted = append(acted, set[i])
 		case skipped(result):
 			refused = i
 		default:
 			err = cmp.Or(err, d.refusal(set[i], result)) // the others most likely have the same cause
 		}
 	}
+	if whole {
+		d.RecordAct(ctx, by, purpose, reason, now.Query, frozen.Named || frozen.Only != nil, acted)
+	}
+	d.CatchUp(ctx)
 	if err = cmp.Or(err, ctx.Err()); err != nil && len(set) > 1 {
 		err = fmt.Errorf("%d of %d letters were done, then an error: %w", done, len(set), err)
 	}
@@ -174,7 +185,8 @@ func (d *Desk) eachOf(ctx context.Context, frozen Frozen, purpose Purpose, act f
 func skipped(err error) bool {
 	var taken *broker.Taken
 	var held *broker.Held
-	return errors.As(err, &taken) || errors.As(err, &held) || errors.Is(err, broker.ErrNoLetter) || errors.Is(err, broker.ErrNotHeld)
+	return errors.As(err, &taken) || errors.As(err, &held) || slices.ContainsFunc([]error{broker.ErrNoLetter, broker.ErrNotHeld, broker.ErrNotDiscarded, broker.ErrNewerLetter, broker.ErrTooLarge},
+		func(known error) bool { return errors.Is(err, known) })
 }
 
 // Restore puts a discarded letter on the list again and returns its new number. The error

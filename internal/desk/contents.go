@@ -58,7 +58,7 @@ func (d *Desk) Contents(f Frozen) Contents {
 		var letters []Letter
 		d.mu.RLock()
 		for _, n := range part {
-			if l := d.letters.find(n); l != nil {
+			if l := d.of(f.Query).find(n); l != nil {
 				letters = append(letters, l.letter())
 			}
 		}

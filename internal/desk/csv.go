@@ -20,15 +20,19 @@ type Table[T any] struct {
 // LetterTable is the table of dead letters.
 var LetterTable = Table[Letter]{
 	Name:    "dead-letters",
-	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group", "to_fix", "message_id", "failed_replays"},
+	Columns: []string{"number", "time", "event", "target", "lane", "code", "phase", "reason", "reply_code", "enhanced_code", "reply", "certainty", "attempts", "recipients", "name", "serial", "not_after", "held", "superseded", "group", "to_fix", "message_id", "failed_replays", "discarded_at", "discarded_by", "discard_reason"},
 	Cells: func(l Letter) []string {
 		var cn, serial, expires string
 		if c := l.Certificate; c != nil {
 			cn, serial, expires = c.Name(), c.Serial, stamp(c.NotAfter)
 		}
+		gone := Discard{}
+		if l.Discard != nil {
+			gone = *l.Discard
+		}
 		return []string{strconv.FormatUint(l.Sequence, 10), stamp(l.Time), l.Event, l.Target, l.Lane, string(l.Code), string(l.Phase), l.Reason,
 			strconv.Itoa(l.ReplyCode), l.EnhancedCode, l.Reply, string(l.Certainty), strconv.Itoa(l.Attempts), strings.Join(l.Recipients, " "),
-			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint, l.ToFix, l.MessageID, some(uint64(l.FailedReplays))}
+			cn, serial, expires, fmt.Sprint(l.Hold != nil), fmt.Sprint(l.Superseded != nil), l.Fingerprint, l.ToFix, l.MessageID, some(uint64(l.FailedReplays)), stamp(gone.At), gone.By, gone.Reason}
 	},
 }
 
@@ -104,11 +108,19 @@ func provedCell(p broker.Proof) string {
 // RecordTable is the table of audit records.
 var RecordTable = Table[Record]{
 	Name:    "audit",
-	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user", "alert"},
+	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user", "alert", "act", "letters"},
 	Cells: func(r Record) []string {
 		return []string{strconv.FormatUint(r.Sequence, 10), stamp(r.Time), string(r.Action), string(r.Stage), r.Name, r.Role, string(r.Via), r.Address, r.Reason,
-			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser, r.Alert}
+			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser, r.Alert, r.Act, lettersOf(r.Many)}
 	},
+}
+
+// lettersOf is how many letters an act on many was on, "" for other records.
+func lettersOf(many *broker.Many) string {
+	if many == nil {
+		return ""
+	}
+	return strconv.Itoa(many.Letters)
 }
 
 // RunTable is the table of replay runs.

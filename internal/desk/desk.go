@@ -51,6 +51,7 @@ type Letter struct {
 	Hold              *broker.Hold         `json:"hold,omitempty"`
 	Superseded        *Superseded          `json:"superseded,omitempty"`
 	Run               string               `json:"run,omitempty"` // the unfinished replay run it is part of
+	Discard           *Discard             `json:"discard,omitempty"`
 }
 
 // Superseded describes the newer certificate with the same names that the target has.
@@ -96,7 +97,7 @@ const (
 	Expiry Order = "expiry" // by the expiry of the certificate, the earliest first
 )
 
-// Query selects open letters; the zero value selects all. Its text form is the query of a
+// Query selects open letters, or with State discarded ones; the zero value selects all open ones. Its text form is the query of a
 // page's address, so every list has a permalink.
 type Query struct {
 	Fingerprint   string
@@ -117,6 +118,8 @@ type Query struct {
 	Above         uint64        // none with this number or a lower one
 	AsOf          uint64        // none with a higher number
 	Order         Order
+	State         Status // Open ("" is the same) or Discarded
+	Act           string // the act on many letters that discarded them
 }
 
 // Page is one page of a list.
@@ -159,17 +162,21 @@ type Frozen struct {
 	Only           []uint64 `json:"only,omitempty"`
 	Named          bool     `json:"named,omitempty"`
 	WithSuperseded bool     `json:"with_superseded,omitempty"`
+	// Act is the id under which the audit records the action on these letters as one; "" for a
+	// new one if there are several.
+	Act string `json:"act,omitempty"`
 }
 
 // Purpose is the action for which letters are selected. It decides which are skipped.
 type Purpose string
 
-// The purposes. All but ForRelease skip letters in unfinished runs.
+// The purposes. All but ForRelease and ForRestore skip letters in unfinished runs.
 const (
 	ForReplay  Purpose = "replay"  // skips letters that are held, withheld or, by default, superseded
 	ForDiscard Purpose = "discard" // skips held letters
 	ForHold    Purpose = "hold"    // skips held letters
 	ForRelease Purpose = "release" // selects only held letters
+	ForRestore Purpose = "restore" // selects discarded letters, and skips those whose event was not kept
 )
 
 // Status is the outcome of a letter: whether it is open, or how it left the list.

@@ -55,7 +55,7 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	if d.auditAge > 0 && out.Status == Discarded && out.End != nil {
 		out.Expires = out.End.Time.Add(d.auditAge)
 	}
-	out.History = records(d.history.of(number, there.Target, there.Event, maxPage))
+	out.History = records(d.history.of(number, there.RestoredFrom, there.Target, there.Event, maxPage))
 	d.mu.RUnlock()
 	if out.Hold != nil && out.NotReplayable == "" {
 		out.NotReplayable = "held by " + out.Hold.Shown() + ": " + out.Hold.Reason

@@ -153,6 +153,7 @@ func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 		f.log.Warn().Msg("the stream of dead letters or the audit was recreated or restored; reading both from the beginning")
 		f.mu.Lock()
 		f.Desk.letters = newLetters(f.Desk.letters.hash, f.Desk.letters.limit)
+		f.discarded = newDiscarded(f.Desk.letters.hash)
 		f.history = newHistory(f.history.limit)
 		f.mismatch = time.Time{}
 		f.mu.Unlock()
@@ -165,6 +166,7 @@ func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 	defer f.mu.Unlock()
 	f.maxAge, f.auditAge, f.history.first = letters.MaxAge, audit.MaxAge, audit.First
 	f.Desk.letters.outcomes.base = letters.Base
+	f.discarded.expire(audit.First)
 }
 
 // readLetters reads the new letters, and returns how many. Numbers up to last that the
@@ -271,13 +273,22 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 
 // readAudit reads the new records, and returns how many.
 func (f *follower) readAudit(ctx context.Context) (n int, err error) {
+	type discardedLetter struct {
+		d broker.DeadLetter
+		l *letter // nil for other records
+	}
 	var some []broker.AuditRecord
+	discarded := map[uint64]discardedLetter{}
 	apply := func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for i := range some {
 			f.applyRecord(&some[i])
+			if one, ok := discarded[some[i].Sequence]; ok && !f.ofEarlierStream(&some[i]) {
+				f.discarded.put(some[i].Sequence, &one.d, one.l)
+			}
 		}
+		clear(discarded)
 		n += len(some)
 		some = some[:0]
 	}
@@ -288,6 +299,9 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 		f.audit = r.Sequence + 1
 		if r.Action == broker.ActionCheckpoint {
 			continue // once a minute, and about no letter: lists leave them out
+		}
+		if d, l := newDiscardedLetter(&r); l != nil { // the certificate is parsed here, outside of the lock
+			discarded[r.Sequence] = discardedLetter{d, l}
 		}
 		r.Body = nil
 		if some = append(some, r); len(some) == chunk {
@@ -304,15 +318,14 @@ func (f *follower) applyRecord(r *broker.AuditRecord) {
 	for run := range f.runs.each {
 		f.trackRecord(run.tracker, r, causeOf(r))
 	}
-	// Both times are the server's: the clock of the process that wrote the record may be
-	// wrong.
-	if r.Stored.Before(f.lettersCreated.Add(-time.Second)) {
-		return // about a letter of an earlier stream
+	if f.ofEarlierStream(r) {
+		return
 	}
 	x := f.Desk.letters
 	number := numberOf(r)
-	if r.Action == broker.ActionRestored && r.Stage != broker.StageIntent {
+	if r.Action == broker.ActionRestored && r.Stage != broker.StageIntent && number != 0 {
 		x.restored++
+		f.discarded.letters.gone(number)
 	}
 	outcome := outcomeOf(r)
 	if outcome == 0 || number == 0 {
@@ -329,6 +342,12 @@ func (f *follower) applyRecord(r *broker.AuditRecord) {
 			x.since = r.Letter.Time
 		}
 	}
+}
+
+// ofEarlierStream reports whether a record is about a letter of an earlier stream. Both times are
+// the server's: the clock of the process that wrote the record may be wrong.
+func (f *follower) ofEarlierStream(r *broker.AuditRecord) bool {
+	return r.Stored.Before(f.lettersCreated.Add(-time.Second))
 }
 
 // numberOf returns the number of the letter that a record is about, 0 for none.

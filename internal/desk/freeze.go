@@ -17,6 +17,9 @@ func (d *Desk) Freeze(q Query, numbers []uint64, withSuperseded bool) Frozen {
 // nil only those. The selection is remembered for 15 minutes, so that an action can
 // distinguish letters that have left since from letters that were never shown.
 func (d *Desk) FreezeFor(purpose Purpose, q Query, numbers []uint64, withSuperseded bool) Frozen {
+	if purpose == ForRestore {
+		q.State = Discarded
+	}
 	d.mu.RLock()
 	f, set := d.choose(purpose, q, numbers, withSuperseded)
 	d.mu.RUnlock()
@@ -32,8 +35,16 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 	}
 	out := Frozen{Query: q, AsOf: q.AsOf, Purpose: purpose, Only: numbers, Named: numbers != nil, WithSuperseded: withSuperseded}
 	var set []uint64
+	x := d.of(q)
+	if purpose.fits(q) != nil {
+		x = newLetters(d.letters.hash, 0) // callers refuse it (CheckState): nothing is selected
+	}
 	choose := func(l *letter) {
 		switch {
+		case purpose == ForRestore && l.discard.tooLarge:
+			out.Withheld++
+			return
+		case purpose == ForRestore:
 		case purpose == ForRelease && l.hold == nil:
 			return
 		case purpose == ForRelease:
@@ -58,14 +69,14 @@ func (d *Desk) choose(purpose Purpose, q Query, numbers []uint64, withSuperseded
 	}
 	if numbers != nil {
 		for _, n := range slices.Compact(slices.Sorted(slices.Values(numbers))) {
-			if l := d.letters.find(n); l != nil {
+			if l := x.find(n); l != nil {
 				choose(l)
 			}
 		}
 	} else {
 		oldest := q
 		oldest.Order = Oldest
-		for l := range d.letters.chosen(oldest.ready(), 0) {
+		for l := range x.chosen(oldest.ready(), 0) {
 			choose(l)
 		}
 	}

@@ -18,10 +18,11 @@ type history struct {
 	records []record // by sequence
 	next    uint64   // sequence to be read next
 	first   uint64   // sequence of the oldest record in the stream
+	acts    map[actKey]whole
 }
 
 func newHistory(limit int) *history {
-	return &history{limit: limit, next: 1}
+	return &history{limit: limit, next: 1, acts: map[actKey]whole{}}
 }
 
 // Record is an audit record with its sequence and hash in the chain.
@@ -53,6 +54,8 @@ type record struct {
 	cause                                         unique.Handle[string] // the letter's fingerprint
 	alert                                         unique.Handle[string] // what was silenced
 	user                                          unique.Handle[string] // of NATS
+	act                                           unique.Handle[string]
+	many                                          *broker.Many
 	proved                                        broker.Proof
 	event                                         string
 	hash                                          [32]byte
@@ -67,7 +70,7 @@ func newRecord(r *broker.AuditRecord) record {
 		via: unique.Make(string(r.Via)), address: unique.Make(r.Address), reason: unique.Make(r.Reason), event: strings.Clone(r.Event),
 		target: unique.Make(r.Target), lane: unique.Make(r.Lane), run: unique.Make(r.Run), newTarget: unique.Make(r.NewTarget),
 		newOwed: unique.Make(strings.Join(r.NewRecipients, ", ")), unreadable: r.Unreadable,
-		cause: unique.Make(causeOf(r)), alert: unique.Make(r.Alert), user: unique.Make(r.NATSUser), proved: r.Proved,
+		cause: unique.Make(causeOf(r)), alert: unique.Make(r.Alert), user: unique.Make(r.NATSUser), proved: r.Proved, act: unique.Make(r.Act), many: r.Many,
 	}
 	_, _ = hex.Decode(out.hash[:], []byte(r.Hash[:min(len(r.Hash), 64)]))
 	return out
@@ -86,7 +89,7 @@ func (r *record) record() broker.AuditRecord {
 	out := broker.AuditRecord{
 		Sequence: r.sequence, Time: fromNanoseconds(r.at), Until: fromNanoseconds(r.until), LetterNumber: r.number, NewLetter: r.restored, Delivery: r.delivery,
 		Action: broker.Action(r.action.Value()), Stage: broker.Stage(r.stage.Value()), Reason: r.reason.Value(),
-		Actor: broker.Actor{Name: r.by.Value(), Role: r.role.Value(), Via: broker.Via(r.via.Value()), Address: r.address.Value(), Proved: r.proved, NATSUser: r.user.Value()},
+		Actor: broker.Actor{Name: r.by.Value(), Role: r.role.Value(), Via: broker.Via(r.via.Value()), Address: r.address.Value(), Proved: r.proved, NATSUser: r.user.Value(), Act: r.act.Value()}, Many: r.many,
 		Event: r.event, Target: r.target.Value(), Lane: r.lane.Value(), Run: r.run.Value(), NewTarget: r.newTarget.Value(), Alert: r.alert.Value(),
 		Hash: hex.EncodeToString(r.hash[:]), Unreadable: r.unreadable,
 	}
@@ -103,10 +106,17 @@ func (h *history) put(r *broker.AuditRecord) {
 		h.forget(max(1, h.limit/16))
 	}
 	h.records = append(h.records, newRecord(r))
+	h.putWhole(&h.records[len(h.records)-1])
 }
 
 // forget drops the oldest records.
 func (h *history) forget(n int) {
+	for i := range h.records[:n] {
+		r := &h.records[i]
+		if key, ok := r.key(); ok && r.many != nil && h.acts[key].newest == r.sequence {
+			delete(h.acts, key)
+		}
+	}
 	h.records = slices.Clone(h.records[n:])
 }
 
@@ -116,13 +126,21 @@ func (h *history) list(q HistoryQuery, after uint64, size int) (page []broker.Au
 	f := q.ready()
 	for i := h.before(after) - 1; i >= 0; i-- {
 		r := &h.records[i]
-		if !f.fits(r) {
+		if !f.fits(r) || h.folded(f, r) {
 			continue
 		}
 		if len(page) == size {
 			return page, page[size-1].Sequence
 		}
-		page = append(page, r.record())
+		one := r.record()
+		if key, ok := r.key(); ok && r.many != nil && f.Each != nil && !*f.Each {
+			if w, known := h.acts[key]; known {
+				all := *w.first
+				all.Letters = w.letters
+				one.Many = &all
+			}
+		}
+		page = append(page, one)
 	}
 	return page, 0
 }
@@ -171,13 +189,14 @@ func (h *history) unsearched(q HistoryQuery) uint64 {
 // times of records are nearly in the order of their sequences.
 const skew = time.Minute
 
-// of returns the newest records about a letter and its delivery, at most most, oldest first.
-func (h *history) of(number uint64, target, event string, most int) []broker.AuditRecord {
+// of returns the newest records about a letter and its delivery, at most most, oldest first. before
+// is the letter's number before it was restored, 0 for none.
+func (h *history) of(number, before uint64, target, event string, most int) []broker.AuditRecord {
 	t := unique.Make(target)
 	var out []broker.AuditRecord
 	for i := len(h.records) - 1; i >= 0 && len(out) < most; i-- {
 		r := &h.records[i]
-		if number != 0 && (r.number == number || r.restored == number) || event != "" && r.event == event && r.target == t {
+		if number != 0 && (r.number == number || r.restored == number) || before != 0 && r.number == before || event != "" && r.event == event && r.target == t {
 			out = append(out, r.record())
 		}
 	}

@@ -16,6 +16,9 @@ type HistoryQuery struct {
 	Event    string
 	Letter   uint64 // a dead letter's number
 	Run      string
+	Act      string        // the id of an act on many letters
+	Ended    Status        // only records of how letters left the list: one for each
+	Each     *bool         // no: an act on many letters is one record, and those of the letters are left out
 	Since    time.Duration // before now
 	From, To time.Time     // of the record; To is exclusive
 }
@@ -36,12 +39,27 @@ var HistoryConditions = Conditions[HistoryQuery, *record]{
 		func(q *HistoryQuery) *uint64 { return &q.Letter }, func(q *HistoryQuery) func(*record) bool { return func(r *record) bool { return r.number == q.Letter } }),
 	text(Condition{Key: "run", Aliases: []string{"replay"}, Label: "replay run", Field: "Replay run", Help: "Only about this replay run.", Hint: "ID"},
 		func(q *HistoryQuery) *string { return &q.Run }, recordIs(func(q *HistoryQuery) string { return q.Run }, func(r *record) unique.Handle[string] { return r.run })),
+	text(Condition{Key: "act", Label: "act", Help: "Only about this act on many letters.", Hint: "ID"},
+		func(q *HistoryQuery) *string { return &q.Act }, recordIs(func(q *HistoryQuery) string { return q.Act }, func(r *record) unique.Handle[string] { return r.act })),
+	text(Condition{Key: "ended", Label: "letters that were", Help: "Only records with which letters left the list in this way (replayed, discarded, ...).", Values: values(outcomeNames[1:])},
+		func(q *HistoryQuery) *string { return (*string)(&q.Ended) }, func(q *HistoryQuery) func(*record) bool {
+			return func(r *record) bool { return r.number != 0 && outcomeNames[r.outcome()] == q.Ended }
+		}),
+	foldsOrNot(Condition{Key: "each", Label: "each letter", Help: "Every record (yes), or one for an action on many letters (no)."}),
 	span(Condition{Key: "since", Label: "since", Help: "Only records of the last 24h, or another duration."},
 		func(q *HistoryQuery) *time.Duration { return &q.Since }, recordFrom),
 	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only records from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *HistoryQuery) *time.Time { return &q.From }, recordFrom),
 	moment(Condition{Key: "to", Label: "before", Field: "Before (UTC)", Help: "Only records before this time."},
 		func(q *HistoryQuery) *time.Time { return &q.To }, func(t time.Time) func(*record) bool { return func(r *record) bool { return r.at < t.UnixNano() } }),
+}
+
+// foldsOrNot is the condition that lists an act on many letters as one record, or not: it depends
+// on the other records of the list, so it has no test of its own.
+func foldsOrNot(c Condition) condition[HistoryQuery, *record] {
+	made := yesNo[HistoryQuery, *record](c, func(q *HistoryQuery) **bool { return &q.Each }, nil)
+	made.match = nil
+	return made
 }
 
 func recordIs(want func(*HistoryQuery) string, is func(*record) unique.Handle[string]) func(*HistoryQuery) func(*record) bool {

@@ -41,6 +41,7 @@ type Desk struct {
 	// mu guards the fields up to ledgerWhole. It is never held during a request to NATS.
 	mu         sync.RWMutex
 	letters    *letters
+	discarded  *discarded
 	deliveries *deliveries
 	history    *history
 	runs       *runs
@@ -92,6 +93,7 @@ func New(b *broker.Broker, deliverer Deliverer, log zerolog.Logger) *Desk {
 func (d *Desk) forget() {
 	hash := newHasher()
 	d.letters = newLetters(hash, keptLetters)
+	d.discarded = newDiscarded(hash)
 	d.deliveries = newDeliveries(hash, keptDeliveries)
 	d.history = newHistory(keptRecords)
 	if d.runs == nil {
@@ -171,7 +173,7 @@ func (d *Desk) balance() Balance {
 func (d *Desk) Groups(q Query) []Group {
 	d.mu.Lock() // for the ranks
 	defer d.mu.Unlock()
-	return d.letters.groupsOf(q, time.Now())
+	return d.of(q).groupsOf(q, time.Now())
 }
 
 // Letters returns a page of a query's letters.
@@ -180,8 +182,9 @@ func (d *Desk) Letters(q Query, p Page) Listing {
 		d.mu.RLock()
 		defer d.mu.RUnlock()
 		f := q.ready()
-		out.AsOf, out.Beyond = d.letters.outcomes.highest(), d.letters.beyond()
-		out.Letters, out.Total, out.Next = d.letters.list(f, p.After, pageSize(p.Size))
+		x := d.of(q)
+		out.AsOf, out.Beyond = d.letters.outcomes.highest(), x.beyond()
+		out.Letters, out.Total, out.Next = x.list(f, p.After, pageSize(p.Size))
 		return out
 	}()
 	d.complete(out.Letters)
@@ -195,7 +198,7 @@ func (d *Desk) Each(q Query) iter.Seq[Letter] {
 		f := q.ready()
 		for after := uint64(0); ; {
 			d.mu.RLock()
-			page, next := d.letters.page(f, after, maxPage)
+			page, next := d.of(q).page(f, after, maxPage)
 			d.mu.RUnlock()
 			d.complete(page)
 			for _, l := range page {

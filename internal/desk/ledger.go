@@ -203,7 +203,7 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	out := DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, target, entries[0].Event, maxPage))}
+	out := DeliveryDetail{Entry: entries[0], History: records(d.history.of(0, 0, target, entries[0].Event, maxPage))}
 	if r := out.Receipt; r != nil {
 		out.RollbackAvailable, out.RollbackRemedy = r.CanRollBack() && out.State == broker.StateSent, r.Remedy()
 	}

@@ -37,7 +37,8 @@ type letter struct {
 
 	hold       *broker.Hold
 	superseded *Superseded
-	run        *run // the unfinished run that it is part of
+	run        *run     // the unfinished run that it is part of
+	discard    *discard // of a discarded letter
 }
 
 // rareFields are values that most letters do not have, or that for most follow from the
@@ -150,6 +151,9 @@ func (l *letter) letter() Letter {
 	}
 	if l.run != nil {
 		out.Run = l.run.id
+	}
+	if l.discard != nil {
+		out.Discard = l.discard.view()
 	}
 	return out
 }

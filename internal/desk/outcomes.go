@@ -40,7 +40,19 @@ func outcomeOf(r *broker.AuditRecord) byte {
 	if r.Stage == broker.StageIntent {
 		return 0
 	}
-	switch r.Action {
+	return outcomeOfAction(r.Action)
+}
+
+// outcome is outcomeOf for a record of the index.
+func (r *record) outcome() byte {
+	if r.stage.Value() == string(broker.StageIntent) {
+		return 0
+	}
+	return outcomeOfAction(broker.Action(r.action.Value()))
+}
+
+func outcomeOfAction(action broker.Action) byte {
+	switch action {
 	case broker.ActionReplayed, broker.ActionDelivered:
 		return outcomeReplayed
 	case broker.ActionDiscarded:

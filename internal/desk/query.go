@@ -11,6 +11,8 @@ import (
 
 // LetterConditions are the conditions of the list of letters.
 var LetterConditions = Conditions[Query, *letter]{
+	text[Query, *letter](Condition{Key: "state", Label: "", Field: "State", Help: "Open letters (the default), or discarded ones.", Values: values([]Status{Open, Discarded})},
+		func(q *Query) *string { return (*string)(&q.State) }, nil),
 	ofGroup(Condition{Key: "group", Label: "group", Help: "Only this group (its fingerprint; see groups).", Hint: "FINGERPRINT"},
 		func(q *Query) *string { return &q.Fingerprint }, func(g *group) string { return g.fingerprint }),
 	ofGroup(Condition{Key: "code", Label: "code", Field: "Code", Help: "Only this code (SMTP_AUTH, ...).", Values: values(verdict.Codes())},
@@ -50,6 +52,8 @@ var LetterConditions = Conditions[Query, *letter]{
 		func(q *Query) *uint64 { return &q.Above }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number > q.Above } }),
 	number(Condition{Key: "as_of", Label: "up to number", Help: "Only letters with this number or a lower one.", Hint: "NUMBER"},
 		func(q *Query) *uint64 { return &q.AsOf }, func(q *Query) func(*letter) bool { return func(l *letter) bool { return l.number <= q.AsOf } }),
+	text(Condition{Key: "act", Label: "discarded by act", Help: "Only letters that one act on many has discarded (with --state=discarded; see certpost audit list).", Hint: "ID"},
+		func(q *Query) *string { return &q.Act }, letterIs(func(q *Query) string { return q.Act }, func(l *letter) string { return l.act() })),
 	text[Query, *letter](Condition{Key: "order", Label: "order", Help: "Order: oldest (default), newest, or expiry (of the certificate).", Values: values([]Order{Newest, Oldest, Expiry})},
 		func(q *Query) *string { return (*string)(&q.Order) }, nil),
 }
@@ -113,7 +117,7 @@ func (q Query) fixed(now time.Time) Query {
 // without a look at their letters.
 func (q *Query) wholeGroups() bool {
 	for _, c := range LetterConditions {
-		whole := c.group != nil || c.Key == "order" || c.Key == "as_of" // callers apply as_of
+		whole := c.group != nil || c.Key == "order" || c.Key == "state" || c.Key == "as_of" // callers apply as_of
 		if !whole && c.get(q) != "" {
 			return false
 		}

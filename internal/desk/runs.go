@@ -69,7 +69,7 @@ func (d *Desk) StartRun(ctx context.Context, by broker.Actor, spec RunSpec) (Run
 	if err != nil {
 		return Run{}, err
 	}
-	if err := d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Reason: spec.Reason, Run: record.ID}); err != nil {
+	if err := d.b.Append(ctx, broker.AuditRecord{Action: broker.ActionStarted, Actor: by, Reason: spec.Reason, Run: record.ID, Many: manyOf(frozen.Query, frozen.Named, set)}); err != nil {
 		return Run{}, errors.Join(err, bucket.Delete(ctx, setPrefix+record.ID, stored))
 	}
 	revision, err := bucket.Create(ctx, runPrefix+record.ID, value)

@@ -45,14 +45,14 @@ type endpoint struct {
 }
 
 var endpoints = []endpoint{
-	{"dead.list", reads, "list the open dead letters that match a filter, page by page", answering((*API).list)},
+	{"dead.list", reads, "list the dead letters that match a filter, page by page: open ones, or discarded ones", answering((*API).list)},
 	{"dead.groups", reads, "list the open dead letters by cause", answering((*API).groups)},
 	{"dead.show", reads, "show one dead letter, open or not, with its history", answering((*API).show)},
 	{"dead.preflight", acts, "check whether a replay would be delivered, without sending", answering((*API).preflight)},
 	{"dead.replay", acts, "replay dead letters: by number, or all that match a filter, as a run", answering((*API).replay)},
 	{"dead.edit", acts, "replay one dead letter for another target or to other recipients, if the configuration allows it", answering((*API).editReplay)},
 	{"dead.discard", acts, "discard dead letters", answering((*API).discard)},
-	{"dead.restore", acts, "restore discarded dead letters", answering((*API).restore)},
+	{"dead.restore", acts, "restore discarded dead letters: by number, or all that match a filter", answering((*API).restore)},
 	{"dead.hold", acts, "block replay and discard of dead letters until they are released", answering((*API).hold)},
 	{"dead.release", acts, "release dead letters from a hold", answering((*API).release)},
 	{"replays.list", reads, "list replay runs, newest first", answering((*API).runs)},

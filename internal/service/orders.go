@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Selection struct {
 	Size       int      `json:"size,omitempty"` // with a filter or all: only this many letters, the lowest numbers first; 0: all
 	DryRun     bool     `json:"dry_run,omitempty"`
 	Reason     string   `json:"reason,omitempty"`
+	Act        string   `json:"act,omitempty"` // of the answer to an earlier part of the same order: the audit lists both as one
 }
 
 // MaxNumbered is the maximum number of letters in an order by number.
@@ -51,7 +53,19 @@ func (o Selection) check() error {
 	if _, err := broker.CheckReason(o.Reason, false); err != nil {
 		return err
 	}
+	if err := desk.CheckAct(o.Act); err != nil {
+		return err
+	}
 	return o.Caller.check()
+}
+
+// part returns the actor of an act on several letters that is done one by one.
+func (o Selection) part() broker.Actor {
+	by := o.actor()
+	if by.Act = o.Act; by.Act == "" && len(o.Numbers) > 1 {
+		by.Act = desk.NewAct()
+	}
+	return by
 }
 
 // LetterResult is the result of an order for one letter.
@@ -74,6 +88,7 @@ type OrderAnswer struct {
 	DryRun   bool           `json:"dry_run,omitempty"`
 	Run      *desk.Run      `json:"run,omitempty"`
 	Done     int            `json:"done"`
+	Act      string         `json:"act,omitempty"`  // the id of an act on many letters, in the audit
 	Rest     *desk.Frozen   `json:"rest,omitempty"` // of an order with a size: the remaining letters; its hash and filter select them in the next order
 }
 
@@ -116,6 +131,9 @@ func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.De
 func (c *API) frozen(o Selection, purpose desk.Purpose) (desk.Frozen, error) {
 	q, err := desk.LetterConditions.ParseFilter(o.Filter)
 	if err != nil {
+		return desk.Frozen{}, err
+	}
+	if err := desk.CheckState(purpose, &q); err != nil {
 		return desk.Frozen{}, err
 	}
 	f := c.desk.FreezeFor(purpose, q, nil, o.Superseded)
@@ -215,15 +233,18 @@ func (c *API) many(ctx context.Context, o Selection, purpose desk.Purpose, reaso
 		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) > 0 {
-		return c.each(ctx, o, false, func(d desk.Detail) (LetterResult, error) {
-			return LetterResult{Done: done}, c.desk.ActOn(ctx, o.actor(), d.Sequence, purpose, o.Reason)
+		by := o.part()
+		a, err := c.each(ctx, o, false, func(d desk.Detail) (LetterResult, error) {
+			return LetterResult{Done: done}, c.desk.ActOn(ctx, by, d.Sequence, purpose, o.Reason)
 		})
+		return c.recorded(ctx, a, by, purpose, o.Reason), err
 	}
 	f, err := c.frozen(o, purpose)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
 		return c.dry(f, o.DryRun), err
 	}
-	a := OrderAnswer{Frozen: &f}
+	f.Act = cmp.Or(o.Act, desk.NewAct())
+	a := OrderAnswer{Frozen: &f, Act: f.Act}
 	part := f
 	if o.Size != 0 {
 		a.Rest = new(desk.Frozen)
@@ -240,12 +261,30 @@ func (c *API) restore(ctx context.Context, o Selection) (OrderAnswer, error) {
 		return OrderAnswer{}, err
 	}
 	if len(o.Numbers) == 0 {
-		return OrderAnswer{}, badRequest("restore requires numbers: a filter matches only open letters")
+		return c.many(ctx, o, desk.ForRestore, false, "restored", c.desk.RestoreAll)
 	}
-	return c.each(ctx, o, true, func(d desk.Detail) (LetterResult, error) {
-		n, err := c.desk.Restore(ctx, o.actor(), d.Sequence, o.Reason)
+	by := o.part()
+	a, err := c.each(ctx, o, true, func(d desk.Detail) (LetterResult, error) {
+		n, err := c.desk.Restore(ctx, by, d.Sequence, o.Reason)
 		return LetterResult{Done: fmt.Sprintf("on the list again as number %d", n), NewNumber: n}, err
 	})
+	return c.recorded(ctx, a, by, desk.ForRestore, o.Reason), err
+}
+
+// recorded records the act as a whole that several letters were part of, one by one.
+func (c *API) recorded(ctx context.Context, a OrderAnswer, by broker.Actor, purpose desk.Purpose, reason string) OrderAnswer {
+	if by.Act == "" || a.Done == 0 {
+		return a
+	}
+	var done []uint64
+	for _, l := range a.Letters {
+		if l.Error == "" {
+			done = append(done, l.Number)
+		}
+	}
+	a.Act = by.Act
+	c.desk.RecordAct(ctx, by, purpose, reason, desk.Query{}, true, done)
+	return a
 }
 
 // Freeze limits an order to the letters of its dry run.
