@@ -23,7 +23,7 @@ type alertsCmd struct {
 }
 
 type alertsListCmd struct {
-	Output string `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 func (c *alertsListCmd) Run(a *app) error {
@@ -39,20 +39,15 @@ func (c *alertsListCmd) Run(a *app) error {
 	if c.Output == "json" {
 		return a.json(answer)
 	}
-	return a.printAlerts(answer)
+	return a.printAlerts(answer, c.Output)
 }
 
-func (a *app) printAlerts(all desk.Alerts) error {
-	if len(all.Alerts) == 0 {
-		fmt.Fprintln(a.stdout, "no alerts")
-	} else {
-		var rows [][]string
-		for _, r := range all.Alerts {
-			rows = append(rows, []string{r.Key, string(r.Severity), r.State, when(r.Since), toldText(r.Told), r.Summary})
-		}
-		if err := table(a.stdout, []string{"ALERT", "SEVERITY", "STATE", "SINCE", "TOLD", "WHAT"}, rows); err != nil {
-			return err
-		}
+func (a *app) printAlerts(all desk.Alerts, format string) error {
+	err := printList(a, format, all.Alerts, "no alerts", []string{"ALERT", "SEVERITY", "STATE", "SINCE", "TOLD", "WHAT"}, func(r desk.AlertRow, _ bool) []string {
+		return []string{r.Key, string(r.Severity), r.State, when(r.Since), toldText(r.Told), r.Summary}
+	}, desk.AlertTable)
+	if err != nil || format == "csv" {
+		return err
 	}
 	if all.Omitted > 0 {
 		fmt.Fprintf(a.stdout, "%s more: there is no room for them\n", count(all.Omitted, "alert"))

@@ -38,7 +38,7 @@ func (f *recordFilter) query() (desk.HistoryQuery, error) {
 type auditListCmd struct {
 	recordFilter
 	Limit  uint   `help:"Maximum number of records; 0: all." default:"100"`
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 func (c *auditListCmd) Run(a *app) error {

@@ -107,7 +107,7 @@ func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, finding
 	defs := cfg.Book.Current()
 	for _, r := range defs.Relays() {
 		// Other relays have nothing that their targets do not already say.
-		if limits := limitsText(r); limits != "" || r.Fallback > 0 {
+		if limits := r.Limits(); limits != "" || r.Fallback > 0 {
 			fmt.Fprintf(a.stdout, "relay %s: %s, fallback of %s; %s\n", r.Relay, count(r.Targets, "target"), count(r.Fallback, "target"), cmp.Or(limits, "no limits"))
 		}
 	}

@@ -55,7 +55,7 @@ func (f *letterFilter) isSet() bool {
 type lettersListCmd struct {
 	letterFilter
 	Limit  uint   `help:"Maximum number of letters; 0: all." default:"0"`
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 // orderOfLists puts the newest letter at the end, next to the prompt of the terminal.
@@ -76,7 +76,7 @@ func (c *lettersListCmd) Run(a *app) error {
 	return printList(a, c.Output, letters, none(c.isSet()), letterHead, letterRow, desk.LetterTable)
 }
 
-var letterHead = []string{"NUMBER", "TIME", "CODE", "TARGET", "EVENT", "SENT?", "REASON"}
+var letterHead = []string{"NUMBER", "TIME", "CODE", "TARGET", "NAME", "EXPIRES", "EVENT", "SENT?", "REASON"}
 
 func letterRow(d desk.Letter, short bool) []string {
 	reason := d.Reason
@@ -92,7 +92,25 @@ func letterRow(d desk.Letter, short bool) []string {
 	if d.Hold != nil {
 		reason = "(held by " + d.Hold.Shown() + ") " + reason
 	}
-	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, d.Event, sentText(d.Certainty), reason}
+	name, expires := "", ""
+	if c := d.Certificate; c != nil {
+		name, expires = namesText(c), day(c.NotAfter)
+	}
+	return []string{fmt.Sprint(d.Sequence), when(d.Time), string(d.Code), d.Target, name, expires, d.Event, sentText(d.Certainty), reason}
+}
+
+// namesText is the name of a certificate and the number of its further ones.
+func namesText(c *verdict.Certificate) string {
+	further := 0
+	for _, name := range c.AllNames() {
+		if name != c.Name() {
+			further++
+		}
+	}
+	if further == 0 {
+		return c.Name()
+	}
+	return fmt.Sprintf("%s +%d", c.Name(), further)
 }
 
 // sentText is a certainty as the filter has it; `accepted` would say that all have the mail.
@@ -131,7 +149,7 @@ func shorten(s string, n int) string {
 
 type lettersGroupsCmd struct {
 	letterFilter
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 func (c *lettersGroupsCmd) Run(a *app) error {
@@ -150,7 +168,7 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, shorten(g.ToFix, 40), when(g.Last), fmt.Sprint(g.TargetCount),
 				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
 		}, desk.GroupTable)
-	if err == nil && c.Output == "table" {
+	if err == nil && (c.Output == "table" || c.Output == "wide") {
 		fmt.Fprintln(a.stdout, "\n"+balanceText(answer.Balance))
 	}
 	return err

@@ -19,13 +19,14 @@ import (
 
 type lettersReplayCmd struct {
 	chosen
-	MayHaveBeenSent bool   `help:"Also replay letters that may have been sent already."`
-	Force           bool   `help:"Send again even if the ledger says that the mail was sent."`
-	Rate            string `help:"Rate limit, such as 10/s or 100/min (with --all)." placeholder:"RATE"`
-	Canary          bool   `help:"Replay 1, then 10, then the rest, each step after the one before was delivered (with --all)."`
-	Reason          string `help:"Reason (kept in the audit); required with --all."`
-	Wait            bool   `help:"Show the progress of the run until it ends (with --all)."`
-	Output          string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
+	MayHaveBeenSent bool          `help:"Also replay letters that may have been sent already."`
+	Force           bool          `help:"Send again even if the ledger says that the mail was sent."`
+	Rate            string        `help:"Rate limit, such as 10/s or 100/min (with --all)." placeholder:"RATE"`
+	Canary          bool          `help:"Replay 1, then 10, then the rest, each step after the one before was delivered (with --all)."`
+	Reason          string        `help:"Reason (kept in the audit); required with --all."`
+	Wait            bool          `help:"Wait until the outcome is known, and exit with 1 if something was not delivered."`
+	Timeout         time.Duration `help:"How long --wait waits; the replay goes on afterwards (default: 5m for letters given by number, without an end with --all)." placeholder:"DURATION"`
+	Output          string        `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
 // Validate is called when the command line has been read.
@@ -38,8 +39,10 @@ func (c *lettersReplayCmd) Validate() error {
 	switch {
 	case !c.All && (c.Rate != "" || c.Canary):
 		return service.ErrForRun
-	case !c.All && c.Wait:
-		return errors.New("--wait requires --all: letters given by number are replayed at once")
+	case c.Timeout < 0 || c.Timeout > 0 && !c.Wait:
+		return errors.New("--timeout goes with --wait, and is a duration such as 90s or 10m")
+	case c.Wait && c.DryRun:
+		return errors.New("--wait does not go with --dry-run: nothing is replayed")
 	}
 	if err := c.chosen.Validate(); err != nil {
 		return err
@@ -55,7 +58,11 @@ func (c *lettersReplayCmd) Run(a *app) error {
 			return usage("--rate: %w", err)
 		}
 	}
-	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.Selection, c.Output, c.Wait)
+	var wait *awaited
+	if c.Wait {
+		wait = &awaited{force: c.Force, limit: c.Timeout}
+	}
+	return a.act(&c.chosen, "dead.replay", "replayed", &order, &order.Selection, c.Output, wait)
 }
 
 type lettersDiscardCmd struct {
@@ -77,7 +84,7 @@ func reasoned(reason string) error {
 
 func (c *lettersDiscardCmd) Run(a *app) error {
 	order := c.selection(c.Reason)
-	return a.act(&c.chosen, "dead.discard", "discarded", &order, &order, c.Output, false)
+	return a.act(&c.chosen, "dead.discard", "discarded", &order, &order, c.Output, nil)
 }
 
 type lettersHoldCmd struct {
@@ -93,7 +100,7 @@ func (c *lettersHoldCmd) Validate() error {
 
 func (c *lettersHoldCmd) Run(a *app) error {
 	order := c.selection(c.Reason)
-	return a.act(&c.chosen, "dead.hold", "held", &order, &order, c.Output, false)
+	return a.act(&c.chosen, "dead.hold", "held", &order, &order, c.Output, nil)
 }
 
 type lettersReleaseCmd struct {
@@ -104,7 +111,7 @@ type lettersReleaseCmd struct {
 
 func (c *lettersReleaseCmd) Run(a *app) error {
 	order := c.selection(c.Reason)
-	return a.act(&c.chosen, "dead.release", "released", &order, &order, c.Output, false)
+	return a.act(&c.chosen, "dead.release", "released", &order, &order, c.Output, nil)
 }
 
 type lettersRestoreCmd struct {
@@ -115,12 +122,13 @@ type lettersRestoreCmd struct {
 
 func (c *lettersRestoreCmd) Run(a *app) error {
 	order := c.selection(c.Reason)
-	return a.act(&c.chosen, "dead.restore", "restored", &order, &order, c.Output, false)
+	return a.act(&c.chosen, "dead.restore", "restored", &order, &order, c.Output, nil)
 }
 
 // act sends an order and prints its result. An order with --all is frozen first, so
 // that it acts on exactly the letters whose number the operator confirms.
-func (a *app) act(of *chosen, name, done string, order any, choice *service.Selection, format string, wait bool) error {
+func (a *app) act(of *chosen, name, done string, order any, choice *service.Selection, format string, wait *awaited) error {
+	a.unnamed = a.unnamed && !(of.All && !of.Yes && !of.DryRun && a.answers != nil) // else the question names the system
 	c, end, err := a.client()
 	if err != nil {
 		return err
@@ -129,6 +137,13 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 	l := a.longWork(c, name, done, order, choice, format)
 	var answer service.OrderAnswer
 	switch {
+	case !of.All && wait != nil:
+		if err := wait.readBefore(a.ctx, c, choice.Numbers); err != nil {
+			return err
+		}
+		if answer, err = l.byNumber(); err == nil {
+			err = wait.wait(a, c, answer.Letters)
+		}
 	case !of.All:
 		answer, err = l.byNumber()
 	case of.DryRun:
@@ -146,8 +161,8 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 			answer, err = l.byParts(answer.Frozen)
 		}
 	}
-	if err == nil && answer.Run != nil && wait {
-		return a.follow(c, answer.Run.ID, format)
+	if err == nil && answer.Run != nil && wait != nil {
+		return a.follow(c, answer.Run.ID, format, wait.limit)
 	}
 	if err != nil && answer.Done == 0 {
 		return err
@@ -304,7 +319,11 @@ func (a *app) printOrder(answer service.OrderAnswer, done string) {
 		if answer.DryRun {
 			said = "would be " + done
 		}
-		fmt.Fprintf(a.stdout, "%s %s %s: %s\n", progress(i, len(answer.Letters)), printable(o.Event), printable(o.Target), printable(said))
+		out := a.stdout
+		if a.quiet && o.Error != "" {
+			out = a.stderr
+		}
+		fmt.Fprintf(out, "%s %s %s: %s\n", progress(i, len(answer.Letters)), printable(o.Event), printable(o.Target), printable(said))
 	}
 	f := answer.Frozen
 	switch {

@@ -59,8 +59,8 @@ func TestDeadLetters(t *testing.T) {
 	o.settled()
 
 	lines := strings.Split(strings.TrimSpace(o.certpost("dead-letters", "list").done(t)), "\n")
-	if len(lines) != 6 || !regexp.MustCompile(`^NUMBER +TIME +CODE +TARGET +EVENT +SENT\? +REASON$`).MatchString(lines[0]) ||
-		!regexp.MustCompile(`^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +SMTP_PERMANENT +nobody +first +not-sent +localhost:\d+ answered 550 5\.1\.1 to RCPT.*$`).MatchString(lines[1]) {
+	if len(lines) != 6 || !regexp.MustCompile(`^NUMBER +TIME +CODE +TARGET +NAME +EXPIRES +EVENT +SENT\? +REASON$`).MatchString(lines[0]) ||
+		!regexp.MustCompile(`^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +SMTP_PERMANENT +nobody +www\.example\.com +\d{4}-\d\d-\d\d +first +not-sent +localhost:\d+ answered 550 5\.1\.1 to RCPT.*$`).MatchString(lines[1]) {
 		t.Errorf("table:\n%s", strings.Join(lines, "\n"))
 	}
 	numbers := map[string]uint64{} // by event and target

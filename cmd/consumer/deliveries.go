@@ -29,7 +29,7 @@ type deliveriesCmd struct {
 type deliveriesListCmd struct {
 	filterFlags
 	Limit  uint   `help:"Maximum number of deliveries; 0: all." default:"100"`
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 // Validate is called when the command line has been read.
@@ -51,7 +51,7 @@ func (c *deliveriesListCmd) Run(a *app) error {
 	if unlisted > 0 {
 		fmt.Fprintf(a.stderr, "%d older deliveries in the queue are not listed unless they were attempted before; list them with `certpost deliveries list --state waiting`\n", unlisted)
 	}
-	if state, _ := c.values()["state"]; state == string(broker.StateWaiting) && c.Output == "table" {
+	if state, _ := c.values()["state"]; state == string(broker.StateWaiting) && c.Output != "csv" {
 		return printList(a, c.Output, entries, "no delivery waits", waitingHead, func(e broker.Entry, _ bool) []string { return waitingRow(e) }, desk.DeliveryTable)
 	}
 	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
@@ -323,7 +323,7 @@ func keyText(k verdict.KeySent) string {
 type deliveriesWhoCmd struct {
 	Name   string `help:"A name of the certificate, or *.suffix." required:"" placeholder:"NAME"`
 	Key    bool   `help:"Only mails with the private key, and those of which that was not recorded."`
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 func (c *deliveriesWhoCmd) Run(a *app) error {

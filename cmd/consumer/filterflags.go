@@ -31,6 +31,7 @@ func newFilterFlags(conditions []desk.Condition) filterFlags {
 			hint = strings.Fields(c.Hint)[0]
 		}
 		fmt.Fprintf(&tag, " sep:\"none\" placeholder:%s", strconv.Quote(hint))
+		aliases = slices.DeleteFunc(aliases, func(alias string) bool { return len(alias) == 1 }) // -q has a meaning of its own
 		if other := without(aliases, c.Flag()); len(other) > 0 {
 			fmt.Fprintf(&tag, " aliases:%s", strconv.Quote(strings.Join(other, ",")))
 		}

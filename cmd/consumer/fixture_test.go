@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -186,7 +187,8 @@ func (o *fixture) publish(id string, targets ...string) {
 // said is the result of a command.
 type said struct {
 	code           int
-	stdout, stderr string
+	stdout, stderr string // stderr without where
+	where          string // the line that says on which system a command acts, "" if there was none
 }
 
 // certpost runs a command in this process.
@@ -207,8 +209,12 @@ func command(t *testing.T, env []string, args ...string) said {
 			t.Errorf("certpost %s prints a secret", strings.Join(args, " "))
 		}
 	}
-	return said{code, stdout.String(), stderr.String()}
+	where := actingOn.FindString(stderr.String())
+	return said{code, stdout.String(), strings.TrimPrefix(stderr.String(), where), where}
 }
+
+// actingOn finds the line that says on which system a command acts.
+var actingOn = regexp.MustCompile(`\Acertpost: acting on nats://\S+\n`)
 
 // done requires that the command succeeded and wrote nothing to standard error. It returns
 // the standard output.

@@ -25,7 +25,7 @@ func ran(t *testing.T, dir string, env []string, program string, args ...string)
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return said{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	return said{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 // The written hooks are run as the clients run them, in another directory. A label that a shell

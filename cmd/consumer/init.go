@@ -25,12 +25,19 @@ type initCmd struct {
 	Payload  string   `help:"What is attached: pem, der, pkcs7 or zip; kinds with a private key need secrets, which you add by hand." enum:"pem,der,pkcs7,zip" default:"pem"`
 	MailHost string   `name:"mail-host" help:"Write the configuration of a mail host instead: the name of this host, such as mx1. --names are its DNS names." placeholder:"NAME"`
 	Programs []string `name:"program" help:"Program on the mail host: postfix or dovecot (repeatable)." enum:"postfix,dovecot" default:"postfix,dovecot"`
-	NATSURL  string   `name:"nats-url" help:"NATS server elsewhere, to which an agent on the mail host connects." placeholder:"URL"`
 	Force    bool     `help:"Replace the file if it exists."`
+
+	natsURL string // --nats-url: the server of an agent
+}
+
+// Help is shown below the usage.
+func (*initCmd) Help() string {
+	return "With --mail-host, --nats-url is the NATS server elsewhere, to which an agent on the mail host connects."
 }
 
 // Run writes a commented configuration. What no flag gives is asked for in a terminal.
 func (c *initCmd) Run(a *app) error {
+	c.natsURL = a.natsURL
 	if _, err := os.Lstat(c.File); err == nil && !c.Force {
 		return usage("%s exists: --force replaces it, --file writes another file", c.File)
 	}
@@ -97,7 +104,7 @@ func (c *initCmd) ask(a *app) error {
 		}
 		return nil
 	}
-	if c.NATSURL != "" {
+	if c.natsURL != "" {
 		return usage("--nats-url is for --mail-host")
 	}
 	question("--host", "Host name of the SMTP relay", "", c.Host != "", func(s string) { c.Host = s })

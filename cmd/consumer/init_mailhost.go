@@ -37,15 +37,15 @@ func (c *initCmd) fileOf(program string) string {
 func (c *initCmd) mailHostText() string {
 	var b strings.Builder
 	run := "certpost run -c " + filepath.Base(c.File)
-	if c.NATSURL != "" {
+	if c.natsURL != "" {
 		run += " --mail-host " + c.MailHost
 	}
 	fmt.Fprintf(&b, "# Certpost on mail host %s: certificates for %s. docs/mail-hosts.md says what a deployment does.\n# certpost check --live", c.MailHost, strings.Join(c.Programs, " and "))
-	if c.NATSURL != "" {
+	if c.natsURL != "" {
 		fmt.Fprintf(&b, " --mail-host %s", c.MailHost)
 	}
 	fmt.Fprintf(&b, " -c %s looks at paths, commands and endpoints; %s deploys.\n\n", filepath.Base(c.File), run)
-	if c.NATSURL == "" {
+	if c.natsURL == "" {
 		fmt.Fprintf(&b, "mail_host: %s\ndata_dir: ./data                          # the embedded NATS\nevents: {file_roots: [/etc/letsencrypt]}  # where events may name private keys; or secret_paths, in Vault\n", c.MailHost)
 	} else {
 		fmt.Fprintf(&b, `# An agent: it serves the lane of this host alone. certpost nats-account prints its user; the same targets stand in the
@@ -54,7 +54,7 @@ nats: {url: %[1]q, user: %[2]s, password: {file: /etc/certpost/nats-password}, i
 audit: {key: {file: /etc/certpost/audit.key}}   # the same on all processes; or {vault: {...}}
 events: {file_roots: [/etc/certpost/keys]}      # where events may name private keys; or secret_paths, in Vault
 # vault: {address: "https://vault.example.com:8200", auth: {method: approle, role_id: {file: /etc/certpost/role_id}, secret_id: {file: /etc/certpost/secret_id}}}
-`, c.NATSURL, broker.HostUser(c.MailHost))
+`, c.natsURL, broker.HostUser(c.MailHost))
 	}
 	b.WriteString("http: {listen: \"127.0.0.1:8080\"}          # health and metrics\n\ntargets:\n")
 	for _, program := range c.Programs {
@@ -74,7 +74,7 @@ events: {file_roots: [/etc/certpost/keys]}      # where events may name private 
 func (c *initCmd) nextOnMailHost() string {
 	var b strings.Builder
 	flag := ""
-	if c.NATSURL != "" {
+	if c.natsURL != "" {
 		flag = " --mail-host " + c.MailHost
 	}
 	b.WriteString("1. The present key and its certificates into the new files, so that the programs find them from the start:\n")
@@ -88,7 +88,7 @@ func (c *initCmd) nextOnMailHost() string {
 		}
 	}
 	fmt.Fprintf(&b, "3. Certpost, and once it runs, a look at paths, commands and endpoints:\n  certpost run%[1]s -c %[2]s\n  certpost check --live%[1]s -c %[2]s\n", flag, c.File)
-	if c.NATSURL == "" { // an agent publishes nothing
+	if c.natsURL == "" { // an agent publishes nothing
 		live := "/etc/letsencrypt/live/" + strings.TrimPrefix(c.Names[0], "*.")
 		fmt.Fprintf(&b, "4. Each renewed certificate, by hand or from the hook of its client (docs/publishing.md), and what became of it:\n  certpost publish -c %[1]s --cert %[2]s/fullchain.pem --key-ref file:%[2]s/privkey.pem\n  certpost deliveries list -c %[1]s\n", c.File, live)
 	}

@@ -18,7 +18,6 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
-	"golang.org/x/term"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
@@ -45,6 +44,8 @@ var version string
 // cli is the command line. The help lists the commands in this order.
 type cli struct {
 	Config      string           `help:"Configuration file (default: certpost.yaml, if it exists)." env:"CERTPOST_CONFIG" placeholder:"FILE" short:"c"`
+	NATSURL     string           `name:"nats-url" help:"NATS server to use instead of that of the configuration (nats.url)." placeholder:"URL"`
+	Quiet       bool             `help:"Print only errors and warnings, not what was done." short:"q"`
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version and exit."`
 
 	Run          runCmd          `cmd:"" help:"Consume events and deliver certificates; serve dashboard, health and metrics."`
@@ -116,6 +117,9 @@ type app struct {
 	env            []string
 	stdout, stderr io.Writer
 	answers        io.Reader // the terminal; nil if standard input is none
+	natsURL        string    // --nats-url, which is in env as well
+	quiet          bool      // --quiet
+	unnamed        bool      // the command acts, and has not said yet on which system
 }
 
 // failure is an error with an exit code of its own.
@@ -150,33 +154,32 @@ func main() {
 // execute runs a command line and returns the exit code of the process.
 func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) (code int) {
 	c := newCLI()
+	out, errs := newScreen(stdout, env), newScreen(stderr, env)
 	exited := -1
-	parser, err := newParser(c, kong.UsageOnError(), kong.Writers(stdout, stderr),
+	parser, err := newParser(c, kong.UsageOnError(), kong.Writers(out, errs),
 		kong.Vars{"version": "certpost " + programVersion() + " (" + goVersion() + ")"},
 		kong.Description("Deliver issued certificates by e-mail, from events in NATS JetStream."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}), kong.Help(printHelp),
 		kong.Exit(func(code int) { exited = code }))
 	if err != nil {
-		fmt.Fprintln(stderr, "certpost:", err)
+		complain(errs, err)
 		return exitFailed
 	}
-	if len(args) > 0 && args[0] == "help" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
-		args = append(args[1:len(args):len(args)], "--help")
-	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
+	args = helpArguments(args)
 	if err := emptyValue(parser, args); err != nil {
-		return misused(err, args, stderr)
+		return misused(err, args, errs)
 	}
 	k, err := parser.Parse(args)
 	if exited >= 0 { // --help or --version has been printed
 		return exited
 	}
-	if err != nil {
-		return misused(err, args, stderr)
+	if err == nil {
+		err = c.checkCommon(k.Selected())
 	}
-	err = k.Run(&app{ctx, c.Config, env, stdout, stderr, terminal(os.Stdin)}, parser)
+	if err != nil {
+		return misused(err, args, errs)
+	}
+	err = k.Run(c.app(ctx, k.Selected(), env, out, errs), parser)
 	if err == nil {
 		return exitDone
 	}
@@ -186,46 +189,35 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	}
 	errors.As(err, &f)
 	if f.err != nil {
-		fmt.Fprintln(stderr, "certpost:", f.err)
+		complain(errs, f.err)
 	}
 	return f.code
 }
 
-// helpCmd is only in the help: execute turns `help CMD` into `CMD --help`.
-type helpCmd struct {
-	Command []string `arg:"" optional:"" help:"The command."`
+// complain prints an error.
+func complain(w io.Writer, err error) {
+	fmt.Fprintf(w, "%s %v\n", screenOf(w).paint(red, "certpost:"), err)
 }
 
-// misused prints what is wrong with a command line, and the command whose help helps. A group
-// without its command is a question: its help answers it.
-func misused(err error, args []string, stderr io.Writer) int {
-	command := "certpost"
-	var wrong *kong.ParseError
-	if empty := (*emptyError)(nil); errors.As(err, &empty) {
-		command = empty.command
+// app is the environment of a command, with what the flags of all commands say.
+func (c *cli) app(ctx context.Context, command *kong.Node, env []string, stdout, stderr io.Writer) *app {
+	a := &app{ctx: ctx, config: c.Config, env: env, stdout: stdout, stderr: stderr, answers: terminal(os.Stdin), natsURL: c.NATSURL, quiet: c.Quiet}
+	if c.NATSURL != "" {
+		a.env = append(slices.Clip(env), "CERTPOST_NATS_URL="+c.NATSURL)
 	}
-	if errors.As(err, &wrong) && wrong.Context != nil {
-		node := named(wrong.Context.Model.Node, args)
-		if !node.Leaf() && node.Name == args[len(args)-1] {
-			wrong.Context.Stdout = stderr
-			if wrong.Context.PrintUsage(false) == nil {
-				return exitUsage
-			}
-		}
-		command = node.FullPath()
+	a.unnamed = factsOf(command).acts && !a.quiet
+	if a.quiet && factsOf(command).acts && outputOf(command) != "json" {
+		a.stdout = io.Discard
 	}
-	fmt.Fprintf(stderr, "certpost: %v\nSee %s --help.\n", err, command)
-	return exitUsage
+	return a
 }
 
-// named returns the innermost command that the arguments name.
-func named(node *kong.Node, args []string) *kong.Node {
-	for _, arg := range args {
-		if i := slices.IndexFunc(node.Children, func(n *kong.Node) bool { return n.Name == arg }); i >= 0 {
-			node = node.Children[i]
-		}
+// checkCommon refuses a flag of all commands where it has no effect.
+func (c *cli) checkCommon(command *kong.Node) error {
+	if c.NATSURL != "" && !factsOf(command).nats {
+		return &commonError{"--nats-url: " + command.FullPath() + " does not connect to NATS", command.FullPath()}
 	}
-	return node
+	return nil
 }
 
 // load reads the configuration. If it is invalid, load prints all its problems and
@@ -250,10 +242,9 @@ func (a *app) usable(problems []config.Problem) error {
 // logger writes JSON, or readable lines if the format is console, or if it is auto and
 // standard error is a terminal.
 func (a *app) logger(cfg LogConfig) zerolog.Logger {
-	out := a.stderr
-	f, isFile := a.stderr.(*os.File)
-	if cfg.Format == "console" || cfg.Format == "auto" && isFile && term.IsTerminal(int(f.Fd())) {
-		out = zerolog.ConsoleWriter{Out: a.stderr, TimeFormat: time.TimeOnly, NoColor: !isFile || os.Getenv("NO_COLOR") != ""}
+	out, errs := a.stderr, screenOf(a.stderr)
+	if cfg.Format == "console" || cfg.Format == "auto" && errs.terminal {
+		out = zerolog.ConsoleWriter{Out: a.stderr, TimeFormat: time.TimeOnly, NoColor: !errs.colours}
 	}
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
@@ -319,7 +310,16 @@ func (a *app) dialWith(ctx context.Context, cfg *Config, roles ...broker.Role) (
 		store.Close()
 		return nil, nil, err
 	}
+	a.nameSystem(b.URL())
 	return b, func() { b.Close(); store.Close() }, nil
+}
+
+// nameSystem says, once and before a command acts, which system it acts on.
+func (a *app) nameSystem(url string) {
+	if a.unnamed {
+		a.unnamed = false
+		fmt.Fprintln(a.stderr, "certpost: acting on", printable(url))
+	}
 }
 
 type versionCmd struct {

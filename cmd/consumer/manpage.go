@@ -35,6 +35,9 @@ func manPage(root *kong.Node) string {
 	p.text("certpost run is the service. The other commands check its configuration, publish events, and show and change what it works on.")
 	p.section("OPTIONS")
 	p.flags(root.Flags)
+	p.text("--nats-url is for commands that connect to NATS, --quiet for those that change something.")
+	p.section("EXAMPLES")
+	p.examples(firstExamples)
 	p.section("COMMANDS")
 	for _, command := range root.Leaves(true) {
 		p.command(command)
@@ -42,10 +45,12 @@ func manPage(root *kong.Node) string {
 	p.section("EXIT STATUS")
 	p.item("0", "The command did what it was asked to.")
 	p.item("1", "It failed; standard error says why.")
-	p.item("2", "Wrong usage, or an invalid configuration.")
+	p.item("2", "Wrong usage, or an invalid configuration. A group of commands without its command prints its help, and ends so.")
 	p.item("75", "publish keeps the event in the spool, because it cannot be published yet.")
 	p.section("ENVIRONMENT")
 	p.item("CERTPOST_CONFIG", "The configuration file.")
+	p.item("COLUMNS", "The width of the terminal, if it is another one than the terminal says.")
+	p.item("NO_COLOR", "If it is set, there are no colours; nor are there with TERM=dumb, or without a terminal.")
 	p.item("CERTPOST_*", "Every setting outside targets and relays, such as CERTPOST_NATS_URL for nats.url.")
 	p.section("FILES")
 	p.item("certpost.yaml", "The configuration, in the working directory. The service of the packages reads /etc/certpost/certpost.yaml.")
@@ -76,7 +81,7 @@ func (p *roffPage) item(term, text string) {
 
 // command describes a command with its own flags and those of its groups.
 func (p *roffPage) command(n *kong.Node) {
-	name := strings.TrimPrefix(n.FullPath(), "certpost ")
+	name := commandName(n)
 	p.line(".SS %s", roff(name))
 	var usage []string
 	for _, arg := range n.Positional {
@@ -94,6 +99,20 @@ func (p *roffPage) command(n *kong.Node) {
 	}
 	for group := n; group.Parent != nil; group = group.Parent { // the flags of the root are under OPTIONS
 		p.flags(group.Flags)
+	}
+	p.examples(factsOf(n).examples)
+}
+
+// examples writes command lines as they are typed.
+func (p *roffPage) examples(all []example) {
+	for _, e := range all {
+		p.line(".PP")
+		p.text(e.what + ":")
+		p.line(".RS 4")
+		p.line(".nf")
+		p.text(e.line)
+		p.line(".fi")
+		p.line(".RE")
 	}
 }
 

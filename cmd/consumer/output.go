@@ -5,15 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"golang.org/x/term"
 
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/legible"
@@ -27,154 +23,10 @@ func (a *app) json(v any) error {
 	return enc.Encode(v)
 }
 
-// table prints rows in columns. Cells contain text from events, relays and
-// certificates, so characters that would move the cursor or hide text are replaced. In a
-// terminal columns without any text are left out, and long cells are shortened so that a row
-// fits on a line; where that is impossible, each row is a record with a field for each cell.
-func table(w io.Writer, head []string, rows [][]string) error {
-	return tableWithin(w, head, rows, rows, terminalWidth(w))
-}
-
-// tableWithin is table in a terminal with width columns; 0: there is none. Records are made of
-// whole, which has the same rows without shortened texts.
-func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int) error {
-	all := printableTable(head, rows)
-	if width > 0 {
-		if all = withoutEmpty(all); !fitColumns(all, width) {
-			whole = withoutEmpty(printableTable(head, whole))
-			return records(w, whole[0], whole[1:], width)
-		}
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
-	for _, row := range all {
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
-	}
-	return tw.Flush()
-}
-
-func printableTable(head []string, rows [][]string) [][]string {
-	all := [][]string{head}
-	for _, row := range rows {
-		cells := make([]string, len(row))
-		for i, cell := range row {
-			cells[i] = printable(cell)
-		}
-		all = append(all, cells)
-	}
-	return all
-}
-
-// withoutEmpty returns the rows without the columns that have only a head.
-func withoutEmpty(rows [][]string) [][]string {
-	if len(rows) == 1 {
-		return rows
-	}
-	kept := make([][]string, len(rows))
-	for column := range rows[0] {
-		if !slices.ContainsFunc(rows[1:], func(row []string) bool { return column < len(row) && row[column] != "" }) {
-			continue
-		}
-		for i, row := range rows {
-			if column < len(row) {
-				kept[i] = append(kept[i], row[column])
-			}
-		}
-	}
-	return kept
-}
-
-// records prints each row as a record, with an empty line between two.
-func records(w io.Writer, head []string, rows [][]string, width int) error {
-	for i, row := range rows {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		fields := make([][2]string, len(row))
-		for j, cell := range row {
-			fields[j] = [2]string{head[j], cell}
-		}
-		if err := pairsWithin(w, width, fields...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// columnGap is the number of spaces between columns, narrowestColumn the width to which
-// cells are shortened at most.
-const (
-	columnGap       = 2
-	narrowestColumn = 16
-)
-
-// fitColumns shortens the cells of the widest columns until a row fits into width
-// characters, if it is known. It reports whether that was possible.
-func fitColumns(rows [][]string, width int) bool {
-	if width <= 0 {
-		return true
-	}
-	columns := make([]int, len(rows[0]))
-	total := -columnGap
-	for i := range columns {
-		for _, row := range rows {
-			if i < len(row) {
-				columns[i] = max(columns[i], utf8.RuneCountInString(row[i]))
-			}
-		}
-		total += columns[i] + columnGap
-	}
-	for total > width {
-		widest, second := 0, narrowestColumn
-		for i, w := range columns {
-			if w > columns[widest] {
-				widest = i
-			}
-		}
-		for i, w := range columns {
-			if i != widest {
-				second = max(second, w)
-			}
-		}
-		// At once down to the next widest column, then in turn.
-		less := min(total-width, max(1, columns[widest]-second))
-		if columns[widest]-less < narrowestColumn {
-			return false
-		}
-		columns[widest] -= less
-		total -= less
-		for _, row := range rows {
-			if widest < len(row) {
-				row[widest] = shortened(row[widest], columns[widest])
-			}
-		}
-	}
-	return true
-}
-
-// shortened cuts a text to a number of characters, the last of which says so.
-func shortened(s string, most int) string {
-	if utf8.RuneCountInString(s) <= most {
-		return s
-	}
-	return string([]rune(s)[:most-1]) + "…"
-}
-
-// terminalWidth is the number of columns of the terminal that w is, 0 if it is none.
-func terminalWidth(w io.Writer) int {
-	file, ok := w.(*os.File)
-	if !ok {
-		return 0
-	}
-	width, _, err := term.GetSize(int(file.Fd()))
-	if err != nil {
-		return 0
-	}
-	return width
-}
-
 // printList prints items as a table, as JSON or as CSV; instead of an empty table it
 // prints none. short is true for cells of a table, where long texts are shortened. As
-// CSV a list has the columns that it has on the pages, if there is a page of it.
+// CSV a list has the columns that it has on the pages, if there is a page of it. With
+// the format wide, a terminal gets all columns and whole texts, as a pipe does.
 func printList[T any](a *app, format string, items []T, none string, head []string, row func(item T, short bool) []string, page ...desk.Table[T]) error {
 	if format == "csv" && len(page) == 1 {
 		head, row = page[0].Columns, func(item T, _ bool) []string { return page[0].Cells(item) }
@@ -202,17 +54,21 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 		fmt.Fprintln(a.stdout, none)
 		return nil
 	}
+	out := screenOf(a.stdout)
 	rows, whole := make([][]string, len(items)), make([][]string, len(items))
 	for i, item := range items {
-		rows[i], whole[i] = row(item, true), row(item, false)
+		rows[i], whole[i] = row(item, out.width > 0), row(item, false)
 	}
-	return tableWithin(a.stdout, head, rows, whole, terminalWidth(a.stdout))
+	if format == "wide" {
+		return tableWithin(out, head, whole, whole, 0)
+	}
+	return tableWithin(out, head, rows, whole, out.width)
 }
 
 // pairs prints a record, one field per line, without empty fields. In a terminal long texts
 // are wrapped between words.
 func pairs(w io.Writer, fields ...[2]string) error {
-	return pairsWithin(w, terminalWidth(w), fields...)
+	return pairsWithin(w, screenOf(w).width, fields...)
 }
 
 // pairsWithin is pairs in a terminal with width columns; 0: there is none.
@@ -295,6 +151,14 @@ func when(t time.Time) string {
 		return ""
 	}
 	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// day is the date of a time, in UTC.
+func day(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.DateOnly)
 }
 
 // count is a number with its noun: "1 letter", "20 letters". An irregular plural is given as

@@ -17,7 +17,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 	}
 	for _, test := range []struct{ width, want int }{
 		{0, 6 + 200 + 11 + 58 + 3*columnGap}, {500, 6 + 200 + 11 + 58 + 3*columnGap}, {160, 160}, {100, 100}, {57, 57},
-		{40, 6 + 16 + 11 + 16 + 3*columnGap}, // no narrower than that
+		{55, 55},
 	} {
 		got := rows()
 		fitColumns(got, test.width)
@@ -31,6 +31,9 @@ func TestTablesFitTheTerminal(t *testing.T) {
 		}
 		if total-columnGap != test.want {
 			t.Errorf("width %d: got %d, want %d: %q", test.width, total-columnGap, test.want, got)
+		}
+		if fitColumns(rows(), 54) {
+			t.Error("54 columns are too narrow, as no column has fewer than 16")
 		}
 		if !slices.Equal(got[1], rows()[1]) || got[2][2] != "ops-archive" {
 			t.Errorf("width %d: short cells have changed: %q", test.width, got)
@@ -91,13 +94,15 @@ func TestRecordsHaveTheWholeText(t *testing.T) {
 		return [][]string{{"1", "wrong-address", "demo-3", "SMTP_PERMANENT", "2026-11-29 02:24:50Z", reason}}
 	}
 	var out bytes.Buffer
-	if err := tableWithin(&out, head, row("localhost:40497 answered 550…"), row(whole), 64); err != nil {
+	if err := tableWithin(&out, head, row("localhost:40497 answered 550…"), row(whole), 32); err != nil {
 		t.Fatal(err)
 	}
 	want := "TIME    2026-11-29 02:24:50Z\n" +
-		"REASON  localhost:40497 answered 550 5.1.1 to RCPT TO; the\n" +
-		"        relay's reply has the cause; remove the cause, then\n" +
-		"        replay\n"
+		"REASON  localhost:40497 answered\n" +
+		"        550 5.1.1 to RCPT TO;\n" +
+		"        the relay's reply has\n" +
+		"        the cause; remove the\n" +
+		"        cause, then replay\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("got\n%s", &out)
 	}

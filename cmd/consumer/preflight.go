@@ -15,7 +15,7 @@ type lettersPreflightCmd struct {
 	letterFilter
 	WithSuperseded bool   `help:"Include letters whose target has a newer certificate (with --all)."`
 	Recipients     bool   `help:"Also ask the relay whether it accepts sender and recipients (MAIL, RCPT, RSET)."`
-	Output         string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output         string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 // Validate is called when the command line has been read.
@@ -64,15 +64,15 @@ func (a *app) printPreflight(answer service.PreflightAnswer, format string) erro
 	if format == "json" {
 		return a.json(answer)
 	}
-	if format == "table" {
+	if format == "table" || format == "wide" {
 		fmt.Fprintln(a.stdout, printable(answer.Verdict)+"\n")
 	}
 	if answer.Set != nil {
 		return printList(a, format, answer.Set.Parts, "no letters", []string{"OUTLOOK", "LETTERS", "TARGET", "EXAMINED", "VERDICT"}, func(p desk.PartPreflight, _ bool) []string {
 			return []string{string(p.Outlook), fmt.Sprint(p.Letters), p.Target, fmt.Sprint(p.Number), p.Verdict}
-		})
+		}, desk.PartTable)
 	}
 	return printList(a, format, answer.Findings, "no findings", []string{"STATUS", "WHAT", "MESSAGE"}, func(f verdict.Finding, _ bool) []string {
 		return []string{string(f.Status), f.What, f.Message}
-	})
+	}, desk.PreflightTable)
 }

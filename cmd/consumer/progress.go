@@ -31,7 +31,7 @@ const (
 func (a *app) longWork(c *client, name, done string, order any, choice *service.Selection, format string) *longWork {
 	l := &longWork{app: a, c: c, name: name, done: done, order: order, choice: choice, bar: &bar{}}
 	if format != "json" {
-		l.bar = newBar(a.stderr)
+		l.bar = a.bar()
 	}
 	return l
 }

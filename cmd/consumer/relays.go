@@ -22,13 +22,7 @@ type relaysCmd struct {
 }
 
 type relaysListCmd struct {
-	Output string `help:"Format: table or json." enum:"table,json" default:"table" short:"o"`
-}
-
-// laneRow is a lane as described by the configuration and by the running processes.
-type laneRow struct {
-	broker.LaneInfo
-	Relays []verdict.RelayView `json:"relays"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 func (c *relaysListCmd) Run(a *app) error {
@@ -45,22 +39,16 @@ func (c *relaysListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if c.Output == "json" {
-		return a.json(rows)
+	err = printList(a, c.Output, rows, "no lanes: no targets are defined, and no deliveries wait",
+		[]string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "LAST HOUR", "RATE AND CONNECTIONS"}, func(r desk.LaneRow, _ bool) []string {
+			return []string{r.Lane, strings.Join(relaysOf(r), " "), fmt.Sprint(r.Waiting), fmt.Sprint(r.InFlight), desk.StateOf(r.LaneInfo).Words, lately(r.LaneInfo), strings.Join(limitsOf(r), "; ")}
+		}, desk.LaneTable)
+	if c.Output == "json" || c.Output == "csv" {
+		return err
 	}
-	if len(rows) == 0 {
-		fmt.Fprintln(a.stdout, "no lanes: no targets are defined, and no deliveries wait")
-		return nil
-	}
-	var cells [][]string
-	for _, r := range rows {
-		cells = append(cells, []string{r.Lane, strings.Join(r.names(), " "), fmt.Sprint(r.Waiting), fmt.Sprint(r.InFlight),
-			desk.StateOf(r.LaneInfo).Words, lately(r.LaneInfo), strings.Join(r.limits(), "; ")})
-	}
-	err = table(a.stdout, []string{"LANE", "RELAYS", "WAITING", "IN FLIGHT", "STATE", "LAST HOUR", "RATE AND CONNECTIONS"}, cells)
 	for _, r := range rows {
 		if err == nil {
-			err = r.explain(a.stdout)
+			err = explain(a.stdout, r)
 		}
 	}
 	return err
@@ -68,7 +56,7 @@ func (c *relaysListCmd) Run(a *app) error {
 
 // explain prints why a lane does not deliver as it should, in whole: these texts are too long
 // for a table.
-func (r laneRow) explain(w io.Writer) error {
+func explain(w io.Writer, r desk.LaneRow) error {
 	state := desk.StateOf(r.LaneInfo)
 	if state.Why == "" {
 		return nil
@@ -91,16 +79,16 @@ func lately(l broker.LaneInfo) string {
 }
 
 // laneRows returns the existing lanes and those that the defined targets use, by name.
-func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions) ([]laneRow, error) {
+func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions) ([]desk.LaneRow, error) {
 	infos, err := b.LaneInfos(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rows := []laneRow{}
+	rows := []desk.LaneRow{}
 	index := map[string]int{}
 	for _, info := range infos {
 		index[info.Lane] = len(rows)
-		rows = append(rows, laneRow{LaneInfo: info, Relays: []verdict.RelayView{}})
+		rows = append(rows, desk.LaneRow{LaneInfo: info, Relays: []verdict.RelayView{}})
 	}
 	for _, relay := range defs.Relays() {
 		if relay.Lane == "" {
@@ -110,43 +98,30 @@ func laneRows(ctx context.Context, b *broker.Broker, defs *delivery.Definitions)
 		if !known {
 			i = len(rows)
 			index[relay.Lane] = i
-			rows = append(rows, laneRow{LaneInfo: broker.LaneInfo{Lane: relay.Lane}})
+			rows = append(rows, desk.LaneRow{LaneInfo: broker.LaneInfo{Lane: relay.Lane}})
 		}
 		rows[i].Relays = append(rows[i].Relays, relay)
 	}
-	slices.SortFunc(rows, func(a, b laneRow) int { return cmp.Compare(a.Lane, b.Lane) })
+	slices.SortFunc(rows, func(a, b desk.LaneRow) int { return cmp.Compare(a.Lane, b.Lane) })
 	return rows, nil
 }
 
-func (r laneRow) names() (names []string) {
+// relaysOf are the addresses of a lane's relays.
+func relaysOf(r desk.LaneRow) (names []string) {
 	for _, relay := range r.Relays {
 		names = append(names, relay.Relay)
 	}
 	return names
 }
 
-func (r laneRow) limits() (limits []string) {
+// limitsOf are the limits of those relays of a lane that have some.
+func limitsOf(r desk.LaneRow) (limits []string) {
 	for _, relay := range r.Relays {
-		if text := limitsText(relay); text != "" {
+		if text := relay.Limits(); text != "" {
 			limits = append(limits, text)
 		}
 	}
 	return limits
-}
-
-// limitsText is "14/s, 5 connections, 20 mails per connection", "" without limits.
-func limitsText(r verdict.RelayView) string {
-	var parts []string
-	if !r.MaxMessageRate.IsZero() {
-		parts = append(parts, r.MaxMessageRate.String())
-	}
-	if r.MaxConnections > 0 {
-		parts = append(parts, count(r.MaxConnections, "connection"))
-	}
-	if r.MaxMessagesPerConnection > 0 {
-		parts = append(parts, count(r.MaxMessagesPerConnection, "mail")+" per connection")
-	}
-	return strings.Join(parts, ", ")
 }
 
 type relaysSuspendCmd struct {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/devrelay"
 	"github.com/certpost/certpost/internal/verdict"
 )
@@ -28,9 +29,9 @@ func TestRelaysCommands(t *testing.T) {
 	o.write("client.yaml", string(client)+rules)
 	name := "localhost:" + port(o.relay.Submission())
 	lane := "localhost-" + port(o.relay.Submission())
-	list := func() laneRow {
+	list := func() desk.LaneRow {
 		t.Helper()
-		rows := read[[]laneRow](t, o.certpost("relays", "list", "-o", "json").done(t))
+		rows := read[[]desk.LaneRow](t, o.certpost("relays", "list", "-o", "json").done(t))
 		if len(rows) != 1 || rows[0].Lane != lane || len(rows[0].Relays) != 1 {
 			t.Fatalf("rows: %+v", rows)
 		}

@@ -16,8 +16,17 @@ type renderCmd struct {
 	Cert   string   `help:"Certificate and chain, PEM. Default: a sample." placeholder:"FILE" xor:"event"`
 	Event  string   `help:"Event as JSON, with its labels and targets, instead of --cert." placeholder:"FILE" xor:"event"`
 	Key    string   `help:"Private key of the certificate, PEM, for payloads that contain it. Default: a new one that nobody uses." placeholder:"FILE"`
-	Out    string   `help:"File to write the mail to (- for standard output), or for several targets a directory." short:"o" default:"-" placeholder:"FILE"`
+	Out    string   `help:"File to write the mail to (- for standard output), or for several targets a directory; -o eml and -o json are the formats." short:"o" default:"-" placeholder:"FILE"`
 	Output string   `help:"Format of what is printed: eml, or json with subject, bodies and files of each mail." enum:"eml,json" default:"eml"`
+}
+
+// Validate is called when the command line has been read. With all commands -o is the format;
+// here it is the file as well, so a file of that name is ./json.
+func (c *renderCmd) Validate() error {
+	if c.Out == "eml" || c.Out == "json" {
+		c.Output, c.Out = c.Out, "-"
+	}
+	return nil
 }
 
 // Run writes the mails that targets would get. It connects to nothing and fetches no secret;

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/service"
 )
 
@@ -25,7 +23,7 @@ type replaysCmd struct {
 
 type replaysListCmd struct {
 	filterFlags
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 // Validate is called when the command line has been read.
@@ -66,7 +64,7 @@ func (c *replaysShowCmd) Run(a *app) error {
 	}
 	defer done()
 	if c.Wait {
-		return a.follow(counter, c.ID, c.Output)
+		return a.follow(counter, c.ID, c.Output, 0)
 	}
 	run, err := wholeRun(a.ctx, counter, c.ID, int(c.Limit))
 	if err != nil {
@@ -143,10 +141,14 @@ func yes(b bool) string {
 }
 
 // follow waits for the end of a run, with a progress bar on a terminal, and prints its
-// results. The error says if a letter was not delivered.
-func (a *app) follow(c *client, id, format string) error {
+// results. The error says if a letter was not delivered, or that the limit was reached (0: none).
+func (a *app) follow(c *client, id, format string, limit time.Duration) error {
 	var run desk.RunPage
-	bar := newBar(a.stderr)
+	var late <-chan time.Time
+	if limit > 0 {
+		late = time.After(limit)
+	}
+	bar := a.bar()
 	defer bar.end()
 	started := time.Now()
 	for {
@@ -164,6 +166,8 @@ func (a *app) follow(c *client, id, format string) error {
 		select {
 		case <-a.ctx.Done():
 			return fmt.Errorf("interrupted; replay run %s continues without this command", id)
+		case <-late:
+			return fmt.Errorf("replay run %s has not ended within %s; it goes on: certpost replays show %s", id, duration.Format(limit), id)
 		case <-time.After(followEvery):
 		}
 	}
@@ -194,8 +198,16 @@ type bar struct {
 	shown bool
 }
 
+// bar is the progress bar of a command.
+func (a *app) bar() *bar {
+	if a.quiet {
+		return &bar{}
+	}
+	return newBar(a.stderr)
+}
+
 func newBar(out io.Writer) *bar {
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if screenOf(out).moves {
 		return &bar{out: out}
 	}
 	return &bar{}

@@ -20,7 +20,7 @@ type overview struct {
 	NATS    string         `json:"nats"` // the address that answered
 	Backlog broker.Backlog `json:"backlog"`
 	Groups  []desk.Group   `json:"dead_letter_groups"`
-	Lanes   []laneRow      `json:"lanes"`
+	Lanes   []desk.LaneRow `json:"lanes"`
 	Serving bool           `json:"serving"` // a process serves each lane with waiting deliveries
 	// Standstills are what has not moved in a running process for a minute or longer.
 	Standstills []broker.Standstill `json:"standstills,omitempty"`
@@ -97,7 +97,7 @@ func (o overview) print(a *app) error {
 	}
 	var rows [][]string
 	for _, lane := range o.Lanes {
-		rows = append(rows, []string{lane.Lane, strings.Join(lane.names(), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), desk.StateOf(lane.LaneInfo).Words, lately(lane.LaneInfo)})
+		rows = append(rows, []string{lane.Lane, strings.Join(relaysOf(lane), " "), fmt.Sprint(lane.Waiting), fmt.Sprint(lane.InFlight), desk.StateOf(lane.LaneInfo).Words, lately(lane.LaneInfo)})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(a.stdout)

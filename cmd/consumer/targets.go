@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -15,7 +16,7 @@ type targetsCmd struct {
 }
 
 type targetsListCmd struct {
-	Output string `help:"Format: table, json or csv." enum:"table,json,csv" default:"table" short:"o"`
+	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
 }
 
 // views are the targets as the configuration defines them. No secret is read.
@@ -47,7 +48,7 @@ func (c *targetsListCmd) Run(a *app) error {
 				to = shorten(to, 40)
 			}
 			return []string{t.ID, t.Type, t.Lane, cmp.Or(strings.Join(t.Relays, " "), hostText(t)), t.Payload, to, state, t.Where}
-		})
+		}, desk.DefinitionTable)
 }
 
 type targetsShowCmd struct {

@@ -138,7 +138,7 @@ func (o *fixture) at(term *lab.Terminal, interrupt string, args ...string) said 
 	<-watched
 	fmt.Fprint(term.Program, "[the end]")
 	term.Awaits("[the end]")
-	return said{code, stdout.String(), strings.TrimSuffix(term.Shown(), "[the end]")}
+	return said{code: code, stdout: stdout.String(), stderr: strings.TrimSuffix(term.Shown(), "[the end]")}
 }
 
 // Long work shows its progress only at a terminal. It can be interrupted between two

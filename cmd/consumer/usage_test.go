@@ -36,9 +36,16 @@ func TestWrongUsage(t *testing.T) {
 		"deliver":                                 "unexpected argument deliver, did you mean \"deliveries\"?",
 		"run --dat x":                             "unknown flag --dat, did you mean \"--data-dir\"?",
 		"run fast":                                "unexpected argument fast",
-		"--config":                                "--config: expected string value but got \"EOL\" (<EOL>)",
-		"dead-letters show":                       `expected "<number>"`,
-		"dead-letters show one":                   `<number>: expected a valid 64 bit uint but got "one"`,
+		"replay 45":                               "unexpected argument replay, did you mean \"dead-letters replay\"?",
+		"list dead-letters":                       "unexpected argument list, did you mean \"dead-letters list\"?",
+		"dead":                                    "unexpected argument dead, did you mean one of dead-letters, demo?",
+		"dead-letters lits":                       "unexpected argument lits, did you mean \"list\"?",
+		"dead-letters list --x":                   "unknown flag --x",
+		"dead-letters replay y":                   `NUMBER: want a number, not "y"`,
+		"schema event --nats-url nats://a":        "--nats-url: certpost schema does not connect to NATS",
+		"--config":                                "--config: the value is missing",
+		"dead-letters show":                       "dead-letters show: NUMBER is missing: number of the letter (its sequence in CERTPOST_DEAD_LETTERS)",
+		"dead-letters show one":                   `NUMBER: want a number, not "one"`,
 		"dead-letters replay":                     "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
 		"dead-letters replay 1 --all":             "dead-letters replay: give numbers or --all, not both",
 		"dead-letters replay 1 --code X":          "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
@@ -48,8 +55,9 @@ func TestWrongUsage(t *testing.T) {
 		"dead-letters list --certainty no":        `dead-letters list: invalid filter: certainty: unknown value "no": want one of not-sent, may-have-been-sent, accepted`,
 		"dead-letters list --from today":          "dead-letters list: invalid filter: from: want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not \"today\"",
 		"dead-letters replay 1 --canary":          "dead-letters replay: canary and rate require a filter, or all: letters given by number are replayed at once",
-		"dead-letters replay 1 --wait":            "dead-letters replay: --wait requires --all: letters given by number are replayed at once",
-		"dead-letters replay --all --rate":        "--rate: expected string value but got \"EOL\" (<EOL>)",
+		"dead-letters replay 1 --wait --dry-run":  "dead-letters replay: --wait does not go with --dry-run: nothing is replayed",
+		"dead-letters replay 1 --timeout 1m":      "dead-letters replay: --timeout goes with --wait, and is a duration such as 90s or 10m",
+		"dead-letters replay --all --rate":        "--rate: the value is missing",
 		"dead-letters replay --all":               "dead-letters replay: a reason is required: the audit keeps it",
 		"dead-letters replay --all --rate=1":      "dead-letters replay: --rate: want a number of mails and a period (s, min, h, day), such as 14/s or 500/day",
 		"audit accept --record 1":                 "audit accept: a reason is required: the audit keeps it",
@@ -62,7 +70,7 @@ func TestWrongUsage(t *testing.T) {
 		"alerts silence all --for 0s --reason x":  "alerts silence: --for: a silence lasts 1s to 31d, not 0s",
 		"alerts silence all --for 3w --reason x":  "--for: want a duration such as 30s, 5m, 72h or 3d",
 		"deliveries list --since 3":               `deliveries list: invalid filter: since: want a duration such as 30m, 24h or 7d, not "3"`,
-		"deliveries show":                         `expected "<event>"`,
+		"deliveries show":                         "deliveries show: EVENT is missing: id of the event",
 		"publish":                                 "missing flags: --cert=FILE or --from=CLIENT or --flush",
 		"publish --cert a --from lego":            "--cert and --from can't be used together",
 		"publish --cert a b":                      "publish: unexpected argument b: arguments are allowed only with --from, from the client's hook",
@@ -137,6 +145,12 @@ func TestEmptyValues(t *testing.T) {
 // meantCommand is the longest beginning of a command line that is a command.
 func meantCommand(line string) string {
 	command := "certpost"
+	if line == "list dead-letters" {
+		return "certpost dead-letters"
+	}
+	if line == "replay 45" {
+		return command
+	}
 	for _, word := range strings.Fields(line) {
 		if strings.HasPrefix(word, "-") || !commandWords[word] {
 			break

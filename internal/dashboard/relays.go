@@ -1,12 +1,10 @@
 package dashboard
 
 import (
-	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -44,24 +42,9 @@ func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(
 func newLaneRow(lane desk.LaneRow) laneRow {
 	row := laneRow{laneView: newLaneView(lane.LaneInfo), Address: laneAddress(lane.Lane), Letters: address(lettersPath, queryOf("lane", lane.Lane)), History: address(historyPath, queryOf("lane", lane.Lane))}
 	for _, relay := range lane.Relays {
-		row.Relays = append(row.Relays, relayRow{relay, limits(relay)})
+		row.Relays = append(row.Relays, relayRow{relay, relay.Limits()})
 	}
 	return row
-}
-
-// limits are the configured limits of a relay in words, "" for none.
-func limits(r verdict.RelayView) string {
-	var parts []string
-	if !r.MaxMessageRate.IsZero() {
-		parts = append(parts, "at most "+r.MaxMessageRate.String())
-	}
-	if r.MaxConnections > 0 {
-		parts = append(parts, plural(r.MaxConnections, "connection"))
-	}
-	if r.MaxMessagesPerConnection > 0 {
-		parts = append(parts, plural(r.MaxMessagesPerConnection, "mail")+" on each")
-	}
-	return strings.Join(parts, ", ")
 }
 
 func (p *pages) relays(r *request) (view, error) {
@@ -73,7 +56,7 @@ func (p *pages) relays(r *request) (view, error) {
 	for _, lane := range lanes {
 		v.List = append(v.List, newLaneRow(lane))
 	}
-	return view{template: "relays", title: "Relays", data: v, table: laneTable(lanes)}, nil
+	return view{template: "relays", title: "Relays", data: v, table: exported(desk.LaneTable, slices.Values(lanes))}, nil
 }
 
 // relayView is one lane: its state in each process, and the forms to suspend and resume
@@ -204,34 +187,4 @@ func (p *pages) resume(r *request) (view, error) {
 		return view{}, err
 	}
 	return view{to: laneAddress(r.PathValue("lane")) + "?done=resumed"}, nil
-}
-
-func laneTable(lanes []desk.LaneRow) *table {
-	return &table{
-		name:    "relays",
-		columns: []string{"lane", "relays", "limits", "waiting", "in_flight", "processes", "breaker", "paused", "suspended_by", "suspended_since", "suspended_until", "reason"},
-		rows: rowsOf(slices.Values(lanes), func(l desk.LaneRow) []string {
-			var relays, allowed, breakers, paused []string
-			for _, relay := range l.Relays {
-				relays = append(relays, relay.Relay)
-				if text := limits(relay); text != "" {
-					allowed = append(allowed, relay.Relay+": "+text)
-				}
-			}
-			for _, s := range l.Statuses {
-				for _, away := range s.Relays {
-					breakers = append(breakers, cmp.Or(s.Process, "a process")+": "+away.Relay+" "+string(away.Breaker))
-				}
-				if s.Paused != "" {
-					paused = append(paused, s.Paused)
-				}
-			}
-			cells := []string{l.Lane, strings.Join(relays, " "), strings.Join(allowed, "; "), strconv.FormatUint(l.Waiting, 10), strconv.Itoa(l.InFlight), strconv.Itoa(l.Replicas),
-				strings.Join(breakers, "; "), strings.Join(once(paused), ", "), "", "", "", ""}
-			if s := l.Suspension; s != nil {
-				copy(cells[8:], []string{s.Shown(), stamp(s.Since), stamp(s.Until), s.Reason})
-			}
-			return cells
-		}),
-	}
 }

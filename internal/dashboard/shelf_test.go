@@ -149,7 +149,7 @@ func TestLanesSayWhatProcessesDo(t *testing.T) {
 	t.Parallel()
 	doc, _ := show(t, newTestLook(t), shelves("")["relay"], access.Viewer)
 	text := textOf(doc)
-	for _, want := range []string{"host/1/abc", "mx.example.com:587 not used connection refused", "in 30 s", "mx2.example.com:25 being tried again greeting 421 with the next delivery", "host/2/def in use nothing is fetched: at its rate limit", "at most 14/s, 5 connections, 100 mails on each"} {
+	for _, want := range []string{"host/1/abc", "mx.example.com:587 not used connection refused", "in 30 s", "mx2.example.com:25 being tried again greeting 421 with the next delivery", "host/2/def in use nothing is fetched: at its rate limit", "14/s, 5 connections, 100 mails per connection"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}

@@ -64,7 +64,7 @@ func (p *pages) targets(r *request) (view, error) {
 	if from > 0 {
 		v.Pager.First = r.with("after", "")
 	}
-	return view{template: "targets", title: "Targets", data: v, table: targetTable(found)}, nil
+	return view{template: "targets", title: "Targets", data: v, table: exported(desk.TargetTable, slices.Values(found))}, nil
 }
 
 // targetView is one target: its definition, and the results of its deliveries.
@@ -119,16 +119,5 @@ func (v *targetView) take(findings []verdict.Finding) {
 		case verdict.Warning:
 			v.Look++
 		}
-	}
-}
-
-func targetTable(all []desk.TargetResult) *table {
-	return &table{
-		name:    "targets",
-		columns: []string{"id", "type", "disabled", "lane", "relays", "payload", "to", "last_sent", "last_dead", "sent", "open_dead_letters", "where", "warnings"},
-		rows: rowsOf(slices.Values(all), func(t desk.TargetResult) []string {
-			return []string{t.ID, t.Type, strconv.FormatBool(t.Disabled), t.TargetView.Lane, strings.Join(t.TargetView.Relays, " "), t.Payload, strings.Join(t.To, " "),
-				stamp(t.LastSent), stamp(t.LastDead), strconv.Itoa(t.Sent), strconv.Itoa(t.Open), t.Where, strings.Join(t.Warnings, "; ")}
-		}),
 	}
 }

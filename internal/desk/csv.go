@@ -1,7 +1,9 @@
 package desk
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -130,6 +132,82 @@ var RunTable = Table[Run]{
 	Cells: func(run Run) []string {
 		return []string{run.ID, string(run.State), run.Why, run.By.Name, stamp(run.Started), stamp(run.Ended), strconv.Itoa(run.Spec.Frozen.Count), strconv.Itoa(run.Published),
 			strconv.Itoa(run.Delivered), strconv.Itoa(run.DeadAgain), strconv.Itoa(run.Gone), strconv.Itoa(run.Failed), run.Spec.Rate.String(), strconv.FormatBool(run.Spec.Canary), run.Spec.Reason, provedCell(run.By.Proved), run.By.NATSUser}
+	},
+}
+
+// LaneTable is the table of lanes and their relays.
+var LaneTable = Table[LaneRow]{
+	Name:    "relays",
+	Columns: []string{"lane", "relays", "limits", "waiting", "in_flight", "processes", "breaker", "paused", "suspended_by", "suspended_since", "suspended_until", "reason"},
+	Cells: func(l LaneRow) []string {
+		var relays, allowed, breakers, paused []string
+		for _, relay := range l.Relays {
+			relays = append(relays, relay.Relay)
+			if text := relay.Limits(); text != "" {
+				allowed = append(allowed, relay.Relay+": "+text)
+			}
+		}
+		for _, s := range l.Statuses {
+			for _, away := range s.Relays {
+				breakers = append(breakers, cmp.Or(s.Process, "a process")+": "+away.Relay+" "+string(away.Breaker))
+			}
+			if s.Paused != "" && !slices.Contains(paused, s.Paused) {
+				paused = append(paused, s.Paused)
+			}
+		}
+		slices.Sort(paused)
+		cells := []string{l.Lane, strings.Join(relays, " "), strings.Join(allowed, "; "), strconv.FormatUint(l.Waiting, 10), strconv.Itoa(l.InFlight), strconv.Itoa(l.Replicas),
+			strings.Join(breakers, "; "), strings.Join(paused, ", "), "", "", "", ""}
+		if s := l.Suspension; s != nil {
+			copy(cells[8:], []string{s.Shown(), stamp(s.Since), stamp(s.Until), s.Reason})
+		}
+		return cells
+	},
+}
+
+// TargetTable is the table of targets, with their latest results.
+var TargetTable = Table[TargetResult]{
+	Name:    "targets",
+	Columns: []string{"id", "type", "disabled", "lane", "relays", "payload", "to", "last_sent", "last_dead", "sent", "open_dead_letters", "where", "warnings"},
+	Cells: func(t TargetResult) []string {
+		return []string{t.ID, t.Type, strconv.FormatBool(t.Disabled), t.Lane, strings.Join(t.Relays, " "), t.Payload, strings.Join(t.To, " "),
+			stamp(t.LastSent), stamp(t.LastDead), strconv.Itoa(t.Sent), strconv.Itoa(t.Open), t.Where, strings.Join(t.Warnings, "; ")}
+	},
+}
+
+// DefinitionTable is TargetTable for targets whose results are not known: these cells are empty.
+var DefinitionTable = Table[verdict.TargetView]{
+	Name:    TargetTable.Name,
+	Columns: TargetTable.Columns,
+	Cells: func(view verdict.TargetView) []string {
+		cells := TargetTable.Cells(TargetResult{TargetView: view})
+		clear(cells[7:11])
+		return cells
+	},
+}
+
+// AlertTable is the table of alerts.
+var AlertTable = Table[AlertRow]{
+	Name:    "alerts",
+	Columns: []string{"alert", "kind", "severity", "state", "since", "over", "summary", "advice", "silenced_until", "silenced_by", "silenced_because"},
+	Cells: func(r AlertRow) []string {
+		return []string{r.Key, string(r.Kind), string(r.Severity), r.State, stamp(r.Since), stamp(r.Over), r.Summary, r.Advice, stamp(r.Until), r.By, r.Reason}
+	},
+}
+
+// PreflightTable is the table of what a preflight of one letter found.
+var PreflightTable = Table[verdict.Finding]{
+	Name:    "preflight",
+	Columns: []string{"status", "what", "message"},
+	Cells:   func(f verdict.Finding) []string { return []string{string(f.Status), f.What, f.Message} },
+}
+
+// PartTable is the table of a preflight of many letters.
+var PartTable = Table[PartPreflight]{
+	Name:    "preflight",
+	Columns: []string{"outlook", "letters", "target", "examined", "verdict"},
+	Cells: func(p PartPreflight) []string {
+		return []string{string(p.Outlook), strconv.Itoa(p.Letters), p.Target, strconv.FormatUint(p.Number, 10), p.Verdict}
 	},
 }
 

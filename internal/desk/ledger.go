@@ -215,7 +215,7 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 func (d *Desk) findReplay(ctx context.Context, e *broker.Entry) error {
 	likely := uint64(0)
 	d.mu.RLock()
-	for _, r := range d.history.of(0, e.Target, e.Event, maxPage) {
+	for _, r := range d.history.of(0, 0, e.Target, e.Event, maxPage) {
 		if r.Delivery > max(likely, e.Sequence) {
 			likely = r.Delivery
 		}

@@ -1,5 +1,10 @@
 package verdict
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Status is the severity of a finding.
 type Status string
 
@@ -60,4 +65,25 @@ type RelayView struct {
 	MaxConnections           int  `json:"max_connections,omitempty"`
 	MaxMessagesPerConnection int  `json:"max_messages_per_connection,omitempty"`
 	MaxMessageRate           Rate `json:"max_message_rate,omitzero"`
+}
+
+// Limits are the configured limits of the relay in words, "14/s, 5 connections, 20 mails per
+// connection"; "" without limits.
+func (r RelayView) Limits() string {
+	var parts []string
+	if !r.MaxMessageRate.IsZero() {
+		parts = append(parts, r.MaxMessageRate.String())
+	}
+	for _, limit := range []struct {
+		n         int
+		one, many string
+	}{{r.MaxConnections, "1 connection", "%d connections"}, {r.MaxMessagesPerConnection, "1 mail per connection", "%d mails per connection"}} {
+		switch {
+		case limit.n == 1:
+			parts = append(parts, limit.one)
+		case limit.n > 1:
+			parts = append(parts, fmt.Sprintf(limit.many, limit.n))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
