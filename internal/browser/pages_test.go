@@ -24,6 +24,8 @@ func testPages(t *testing.T, c *chromium) {
 		{"overview", "/", "Overview", 200},
 		{"causes", "/dead-letters?view=groups", " dead letters", 200},
 		{"letters", "/dead-letters", " dead letters", 200},
+		{"letters-discarded", "/dead-letters?state=discarded", "discarded", 200},
+		{"confirm-restore", fmt.Sprintf("/dead-letters/confirm?action=restore&number=%d", n.refused[1]), "Restore", 200},
 		{"letters-none", "/dead-letters?name=nobody.example.com", "0 dead letters", 200},
 		{"cause", "", "", 200}, // the address is read from the overview
 		{"letter", fmt.Sprintf("/dead-letters/%d", n.refused[2]), " to ", 200},
