@@ -23,6 +23,9 @@ type deadLettersCmd struct {
 	Discard   lettersDiscardCmd   `cmd:"" help:"Take dead letters off the list, with a reason."`
 	Restore   lettersRestoreCmd   `cmd:"" help:"Restore discarded dead letters: by number, or all that match a filter."`
 	Hold      lettersHoldCmd      `cmd:"" help:"Block replay and discard of dead letters until they are released."`
+	Note      lettersNoteCmd      `cmd:"" help:"Write a note on a group of dead letters."`
+	Assign    lettersAssignCmd    `cmd:"" help:"Say who works on a group of dead letters."`
+	Ticket    lettersTicketCmd    `cmd:"" help:"Say under which ticket a group of dead letters is handled."`
 	Release   lettersReleaseCmd   `cmd:"" help:"Release dead letters from a hold."`
 }
 
@@ -163,15 +166,23 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 		return err
 	}
 	err = printList(a, c.Output, answer.Groups, none(c.isSet()),
-		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "TO FIX", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "WHAT TO DO"},
+		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "TO FIX", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "ASSIGNEE", "WHAT TO DO"},
 		func(g desk.Group, _ bool) []string {
 			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, shorten(g.ToFix, 40), when(g.Last), fmt.Sprint(g.TargetCount),
-				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), g.Remedy}
+				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), assignee(g), g.Remedy}
 		}, desk.GroupTable)
 	if err == nil && (c.Output == "table" || c.Output == "wide") {
 		fmt.Fprintln(a.stdout, "\n"+balanceText(answer.Balance))
 	}
 	return err
+}
+
+// assignee is who works on a group, "" for no one.
+func assignee(g desk.Group) string {
+	if g.Handling == nil {
+		return ""
+	}
+	return shorten(g.Handling.Assignee, 30)
 }
 
 // balanceText is the balance on one line.

@@ -170,7 +170,7 @@ func TestNATSRoles(t *testing.T) {
 	forge := []string{"certpost.audit.delivered.x", "certpost.delivery.relay.ops", "certpost.dead.SMTP_AUTH.relay.ops.e1", "certpost.manifest", "$KV.CERTPOST_LEDGER.ops.e1",
 		"$KV.CERTPOST_RELAYS.suspended.l", "$JS.API.CONSUMER.CREATE.CERTPOST_EVENTS.spy", "$JS.API.STREAM.MSG.GET.CERTPOST_EVENTS", "$JS.API.DIRECT.GET.CERTPOST_DEAD_LETTERS",
 		"$JS.ACK.CERTPOST_DELIVERIES.lane-x.1.1.1.1.1", "certificate.issued.other"}
-	change := []string{"certpost.dead.replay", "certpost.dead.edit", "certpost.dead.discard", "certpost.dead.restore", "certpost.dead.hold", "certpost.dead.release",
+	change := []string{"certpost.dead.replay", "certpost.dead.edit", "certpost.dead.discard", "certpost.dead.restore", "certpost.dead.hold", "certpost.dead.release", "certpost.dead.handling",
 		"certpost.dead.preflight", "certpost.replays.cancel", "certpost.replays.pause", "certpost.replays.resume"}
 	read := []string{"certpost.dead.list", "certpost.dead.show", "certpost.deliveries.list", "certpost.history.list", "$JS.API.DIRECT.GET.CERTPOST_AUDIT"}
 	join := func(lists ...[]string) (all []string) {

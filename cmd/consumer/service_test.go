@@ -99,7 +99,6 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.replay {"all": true, "rate": "fast"}`:                                           `400 the request cannot be read: `,
 		`dead.discard {"numbers": [1]}`:                                                       `422 a reason is required`,
 		`dead.hold {"numbers": [1], "reason": "  "}`:                                          `422 a reason is required`,
-		`dead.restore {"all": true}`:                                                          `400 restore requires numbers`,
 		`dead.preflight {"number": 1, "all": true}`:                                           `400 give number, or one of`,
 		`dead.preflight {"numbers": [1, 77]}`:                                                 `404 there is no dead letter with the number 77`,
 		`dead.show {"number": 77}`:                                                            `404 there is no dead letter with the number 77`,

@@ -44,6 +44,11 @@ const (
 	ActionSilenced   Action = "silenced"   // alerts, by an operator
 	ActionUnsilenced Action = "unsilenced" // alerts that were silenced
 
+	// Of a group of dead letters, by an operator; the reason is the note, the name, or the address.
+	ActionNoted    Action = "noted"
+	ActionAssigned Action = "assigned"
+	ActionTicketed Action = "ticketed"
+
 	ActionStarted   Action = "started"   // a replay run
 	ActionPaused    Action = "paused"    // a replay run
 	ActionContinued Action = "continued" // a replay run that was paused
@@ -67,7 +72,7 @@ func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
 		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRetried, ActionWithdrawn, ActionRollback, ActionRolledBack, ActionRollbackFailed,
-		ActionSilenced, ActionUnsilenced, ActionStarted, ActionPaused,
+		ActionNoted, ActionAssigned, ActionTicketed, ActionSilenced, ActionUnsilenced, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,
 	}
@@ -157,6 +162,7 @@ type AuditRecord struct {
 	// NewTarget and NewRecipients are what the operator changed for a replay.
 	NewTarget     string    `json:"new_target,omitempty"`
 	NewRecipients []string  `json:"new_recipients,omitempty"`
+	Group         string    `json:"group,omitempty"` // the fingerprint of a group that was noted, assigned or ticketed
 	Until         time.Time `json:"until,omitzero"`  // of a suspension or silence
 	Alert         string    `json:"alert,omitempty"` // what was silenced: the key of an alert, a kind, or all
 	// Many describes an act on many letters, in the one record that stands for the whole.

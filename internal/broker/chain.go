@@ -118,6 +118,8 @@ func auditSubjectSuffix(r AuditRecord) string {
 		token = r.Lane
 	case events.IsToken(r.Run):
 		token = r.Run
+	case events.IsToken(r.Group):
+		token = r.Group
 	case r.Many != nil && events.IsToken(r.Act):
 		token = r.Act
 	case r.LetterNumber != 0: // only the number is known

@@ -11,7 +11,7 @@ import (
 
 // DeskBucket is the bucket CERTPOST_DESK: the state that operators working on dead letters,
 // and the processes that act for them, share. Its keys are hold.<number>, run.<id>,
-// set.<id>, letters.last (NoteLetters) and alerts.
+// set.<id>, group.<fingerprint>, letters.last (NoteLetters) and alerts.
 type DeskBucket struct{ kv jetstream.KeyValue }
 
 // DeskEntry is one value of the bucket.

@@ -57,6 +57,7 @@ type historyRow struct {
 	TargetPage   string
 	LanePage     string
 	RunPage      string
+	GroupPage    string
 	EachPage     string // the records of the letters of an act on many
 }
 
@@ -80,6 +81,9 @@ func newHistoryRow(r desk.Record) historyRow {
 	}
 	if r.Run != "" {
 		row.RunPage = "/replays/" + url.PathEscape(r.Run)
+	}
+	if r.Group != "" {
+		row.GroupPage = lettersPath + "/groups/" + url.PathEscape(r.Group)
 	}
 	switch {
 	case r.Many == nil:

@@ -264,11 +264,20 @@ func newGroupView(g desk.Group) groupView {
 
 // groupPage is a group with its letters.
 type groupPage struct {
-	Group   groupView
-	Letters lettersView
+	Group    groupView
+	Letters  lettersView
+	Commands []command // that change who works on it
+	// Of a form that was refused: why, and what it had.
+	Fault          string
+	Assignee       string
+	Ticket, Note   string
+	HandlingStated uint64 // the revision that the form shows
 }
 
-func (p *pages) group(r *request) (view, error) {
+func (p *pages) group(r *request) (view, error) { return p.groupWith(r, nil) }
+
+// groupWith is the group's page after change was applied to it; change may be nil.
+func (p *pages) groupWith(r *request, change func(*groupPage)) (view, error) {
 	q, err := r.query()
 	if err != nil {
 		return view{}, err
@@ -278,7 +287,13 @@ func (p *pages) group(r *request) (view, error) {
 	if len(groups) == 0 {
 		return view{}, desk.ErrNotFound
 	}
-	v := groupPage{newGroupView(groups[0]), p.lettersOf(r, q, pageSize(r))}
+	v := groupPage{Group: newGroupView(groups[0]), Letters: p.lettersOf(r, q, pageSize(r)), Commands: handlingCommands(q.Fingerprint)}
+	if h := groups[0].Handling; h != nil {
+		v.Assignee, v.Ticket, v.HandlingStated = h.Assignee, h.Ticket, h.Revision
+	}
+	if change != nil {
+		change(&v)
+	}
 	rest := q
 	rest.Fingerprint = ""
 	v.Letters.Chips, v.Letters.Path = rest.Chips(), r.URL.Path

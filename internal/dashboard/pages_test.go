@@ -161,7 +161,7 @@ func views(text string) map[string]view {
 		"letters, not yet": {template: "letters", title: "Dead letters", data: lettersView{Lag: "not read"}},
 		"groups":           {template: "letters", title: "Dead letters by cause", data: grouped},
 		"groups, empty":    {template: "letters", title: "Dead letters by cause", data: lettersView{Grouped: true}},
-		"group":            {template: "group", title: "Why", data: groupPage{group, list}},
+		"group":            {template: "group", title: "Why", data: groupPage{Group: group, Letters: list}},
 		"news":             {template: "news", title: "New", data: list.News, fragment: true},
 		"problem":          {template: "problem", title: "Another action came first", data: problem{Title: "Another action came first", Says: "x" + text, Do: "y", Letter: 7, First: spoil(&broker.AuditRecord{Action: broker.ActionReplayed, Actor: broker.Actor{Name: "bob"}, Time: noon, Reason: "z"}, text), Works: []string{"a"}}},
 		"sign in":          {template: "sign-in", title: "Sign in", data: access.SignInView{Accounts: true, Name: text, Provider: "Example" + text, ProviderPath: "/sign-in/provider", Token: "t", Message: "no", ProviderSignOut: "https://id.example.com/out"}},

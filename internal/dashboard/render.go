@@ -108,6 +108,7 @@ var notices = map[string]string{
 	"discarded":     "Discarded. It can be restored until the audit record expires.",
 	"restored-many": "Restored. They are on the list again, under new numbers.",
 	"restored":      "Restored. It is on the list again, under this new number.",
+	"handled":       "Saved. All who open this group see it.",
 	"held":          "Held. It is neither replayed nor discarded until it is released.",
 	"released":      "Released.",
 	"started":       "The replay has started. This page shows its progress; the replay continues when you close the page.",

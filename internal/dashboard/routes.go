@@ -11,6 +11,7 @@ func (p *pages) routes() []route {
 		{"GET /dead-letters", access.Viewer, p.letters},
 		{"GET /dead-letters/news", access.Viewer, p.news},
 		{"GET /dead-letters/groups/{fingerprint}", access.Viewer, p.group},
+		{"POST /dead-letters/groups/{fingerprint}/handling", access.Operator, p.handle},
 		{"GET /dead-letters/{number}", access.Viewer, p.letter},
 		{"GET /dead-letters/confirm", access.Operator, p.confirm},
 		{"POST /dead-letters/bulk", access.Operator, p.bulk},

@@ -23,6 +23,8 @@ const (
 type runs struct {
 	holds map[uint64]broker.Hold
 	all   map[string]*run
+	// handlings are what operators wrote about groups, by fingerprint.
+	handlings map[string]Handling
 }
 
 // run is a replay run as this process knows it.
@@ -52,7 +54,9 @@ type runRecord struct {
 // unfinished reports whether the run still has work to do.
 func (s RunState) unfinished() bool { return s == RunRunning || s == RunWatching || s == RunPaused }
 
-func newRuns() *runs { return &runs{holds: map[uint64]broker.Hold{}, all: map[string]*run{}} }
+func newRuns() *runs {
+	return &runs{holds: map[uint64]broker.Hold{}, all: map[string]*run{}, handlings: map[string]Handling{}}
+}
 
 // of returns the unfinished run that a letter is part of, nil if there is none.
 func (x *runs) of(number uint64) *run {
@@ -82,6 +86,9 @@ func (d *Desk) followBucket(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHold(e) })
+	})
+	wg.Go(func() {
+		d.watch(ctx, handlingPrefix, func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHandling(e) })
 	})
 	wg.Go(func() { d.watch(ctx, runPrefix, d.applyRun) })
 	wg.Wait()
@@ -133,6 +140,12 @@ func (d *Desk) bucketKeys(prefix string) (keys []string) {
 	if prefix == runPrefix {
 		for id := range d.runs.all {
 			keys = append(keys, runPrefix+id)
+		}
+		return keys
+	}
+	if prefix == handlingPrefix {
+		for fingerprint := range d.runs.handlings {
+			keys = append(keys, handlingPrefix+fingerprint)
 		}
 		return keys
 	}

@@ -41,10 +41,18 @@ var LetterTable = Table[Letter]{
 // GroupTable is the table of groups.
 var GroupTable = Table[Group]{
 	Name:    "dead-letter-groups",
-	Columns: []string{"group", "code", "phase", "lane", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy", "to_fix"},
+	Columns: []string{"group", "code", "phase", "lane", "enhanced_code", "count", "held", "superseded", "may_have_been_sent", "first_seen", "last_seen", "targets", "soonest_expiry", "cause", "remedy", "to_fix", "assignee", "ticket", "notes"},
 	Cells: func(g Group) []string {
+		var notes []string
+		h := Handling{}
+		if g.Handling != nil {
+			h = *g.Handling
+		}
+		for _, n := range h.Notes {
+			notes = append(notes, stamp(n.At)+" "+n.By+": "+n.Text)
+		}
 		return []string{g.Fingerprint, string(g.Code), string(g.Phase), g.Lane, g.EnhancedCode, strconv.Itoa(g.Count), strconv.Itoa(g.Held), strconv.Itoa(g.Superseded),
-			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy, g.ToFix}
+			strconv.Itoa(g.Uncertain), stamp(g.First), stamp(g.Last), strings.Join(g.Targets, " "), stamp(g.SoonestExpiry), g.Cause, g.Remedy, g.ToFix, h.Assignee, h.Ticket, strings.Join(notes, " | ")}
 	},
 }
 
@@ -110,10 +118,10 @@ func provedCell(p broker.Proof) string {
 // RecordTable is the table of audit records.
 var RecordTable = Table[Record]{
 	Name:    "audit",
-	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user", "alert", "act", "letters"},
+	Columns: []string{"sequence", "time", "action", "stage", "by", "role", "via", "address", "reason", "letter", "new_letter", "event", "target", "lane", "run", "delivery", "new_target", "new_recipients", "until", "hash", "proved", "nats_user", "alert", "act", "letters", "group"},
 	Cells: func(r Record) []string {
 		return []string{strconv.FormatUint(r.Sequence, 10), stamp(r.Time), string(r.Action), string(r.Stage), r.Name, r.Role, string(r.Via), r.Address, r.Reason,
-			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser, r.Alert, r.Act, lettersOf(r.Many)}
+			some(r.LetterNumber), some(r.NewLetter), r.Event, r.Target, r.Lane, r.Run, some(r.Delivery), r.NewTarget, strings.Join(r.NewRecipients, " "), stamp(r.Until), r.Hash, provedCell(r.Proved), r.NATSUser, r.Alert, r.Act, lettersOf(r.Many), r.Group}
 	},
 }
 

@@ -85,6 +85,7 @@ type Group struct {
 	Cause         string        `json:"cause"`                   // a text for the code and phase
 	Remedy        string        `json:"remedy"`                  // what to do: the advice of the reasons if they agree, else a text for the code and phase
 	Example       uint64        `json:"example"`                 // the newest letter
+	Handling      *Handling     `json:"handling,omitempty"`
 }
 
 // Order is how a list is sorted.

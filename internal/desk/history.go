@@ -54,7 +54,7 @@ type record struct {
 	cause                                         unique.Handle[string] // the letter's fingerprint
 	alert                                         unique.Handle[string] // what was silenced
 	user                                          unique.Handle[string] // of NATS
-	act                                           unique.Handle[string]
+	act, group                                    unique.Handle[string]
 	many                                          *broker.Many
 	proved                                        broker.Proof
 	event                                         string
@@ -70,7 +70,7 @@ func newRecord(r *broker.AuditRecord) record {
 		via: unique.Make(string(r.Via)), address: unique.Make(r.Address), reason: unique.Make(r.Reason), event: strings.Clone(r.Event),
 		target: unique.Make(r.Target), lane: unique.Make(r.Lane), run: unique.Make(r.Run), newTarget: unique.Make(r.NewTarget),
 		newOwed: unique.Make(strings.Join(r.NewRecipients, ", ")), unreadable: r.Unreadable,
-		cause: unique.Make(causeOf(r)), alert: unique.Make(r.Alert), user: unique.Make(r.NATSUser), proved: r.Proved, act: unique.Make(r.Act), many: r.Many,
+		cause: unique.Make(causeOf(r)), alert: unique.Make(r.Alert), user: unique.Make(r.NATSUser), proved: r.Proved, act: unique.Make(r.Act), group: unique.Make(r.Group), many: r.Many,
 	}
 	_, _ = hex.Decode(out.hash[:], []byte(r.Hash[:min(len(r.Hash), 64)]))
 	return out
@@ -89,7 +89,7 @@ func (r *record) record() broker.AuditRecord {
 	out := broker.AuditRecord{
 		Sequence: r.sequence, Time: fromNanoseconds(r.at), Until: fromNanoseconds(r.until), LetterNumber: r.number, NewLetter: r.restored, Delivery: r.delivery,
 		Action: broker.Action(r.action.Value()), Stage: broker.Stage(r.stage.Value()), Reason: r.reason.Value(),
-		Actor: broker.Actor{Name: r.by.Value(), Role: r.role.Value(), Via: broker.Via(r.via.Value()), Address: r.address.Value(), Proved: r.proved, NATSUser: r.user.Value(), Act: r.act.Value()}, Many: r.many,
+		Actor: broker.Actor{Name: r.by.Value(), Role: r.role.Value(), Via: broker.Via(r.via.Value()), Address: r.address.Value(), Proved: r.proved, NATSUser: r.user.Value(), Act: r.act.Value()}, Many: r.many, Group: r.group.Value(),
 		Event: r.event, Target: r.target.Value(), Lane: r.lane.Value(), Run: r.run.Value(), NewTarget: r.newTarget.Value(), Alert: r.alert.Value(),
 		Hash: hex.EncodeToString(r.hash[:]), Unreadable: r.unreadable,
 	}

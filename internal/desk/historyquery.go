@@ -16,6 +16,7 @@ type HistoryQuery struct {
 	Event    string
 	Letter   uint64 // a dead letter's number
 	Run      string
+	Group    string        // the fingerprint of a group that was noted, assigned or ticketed
 	Act      string        // the id of an act on many letters
 	Ended    Status        // only records of how letters left the list: one for each
 	Each     *bool         // no: an act on many letters is one record, and those of the letters are left out
@@ -39,6 +40,8 @@ var HistoryConditions = Conditions[HistoryQuery, *record]{
 		func(q *HistoryQuery) *uint64 { return &q.Letter }, func(q *HistoryQuery) func(*record) bool { return func(r *record) bool { return r.number == q.Letter } }),
 	text(Condition{Key: "run", Aliases: []string{"replay"}, Label: "replay run", Field: "Replay run", Help: "Only about this replay run.", Hint: "ID"},
 		func(q *HistoryQuery) *string { return &q.Run }, recordIs(func(q *HistoryQuery) string { return q.Run }, func(r *record) unique.Handle[string] { return r.run })),
+	text(Condition{Key: "group", Label: "group", Help: "Only notes, assignees and tickets of this group.", Hint: "FINGERPRINT"},
+		func(q *HistoryQuery) *string { return &q.Group }, recordIs(func(q *HistoryQuery) string { return q.Group }, func(r *record) unique.Handle[string] { return r.group })),
 	text(Condition{Key: "act", Label: "act", Help: "Only about this act on many letters.", Hint: "ID"},
 		func(q *HistoryQuery) *string { return &q.Act }, recordIs(func(q *HistoryQuery) string { return q.Act }, func(r *record) unique.Handle[string] { return r.act })),
 	text(Condition{Key: "ended", Label: "letters that were", Help: "Only records with which letters left the list in this way (replayed, discarded, ...).", Values: values(outcomeNames[1:])},

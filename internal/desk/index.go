@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,7 +174,14 @@ func (d *Desk) balance() Balance {
 func (d *Desk) Groups(q Query) []Group {
 	d.mu.Lock() // for the ranks
 	defer d.mu.Unlock()
-	return d.of(q).groupsOf(q, time.Now())
+	groups := d.of(q).groupsOf(q, time.Now())
+	for i := range groups {
+		if h, ok := d.runs.handlings[groups[i].Fingerprint]; ok {
+			h.Notes = slices.Clone(h.Notes)
+			groups[i].Handling = &h
+		}
+	}
+	return groups
 }
 
 // Letters returns a page of a query's letters.

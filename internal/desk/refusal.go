@@ -25,6 +25,7 @@ var (
 	ErrNoReason      = broker.ErrNoReason
 	ErrReasonTooLong = broker.ErrReasonTooLong
 	ErrNotAllowed    = errors.New("not allowed by http.edit_and_replay")
+	ErrUnfit         = errors.New("the value is refused")
 	ErrNoEdit        = errors.New("the edit changes nothing: name another target, or recipients")
 )
 
@@ -48,11 +49,11 @@ func StatusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, ErrNotAllowed):
 		return http.StatusForbidden
-	case errors.As(err, &conflict), errors.Is(err, ErrChanged), errors.Is(err, ErrHeld), errors.Is(err, ErrInRun), errors.Is(err, ErrNotHeld), errors.Is(err, ErrNotSilenced), errors.Is(err, ErrUncertain), errors.Is(err, ErrNoRollback), errors.Is(err, ErrNothingWaits):
+	case errors.As(err, &conflict), errors.Is(err, ErrChanged), errors.Is(err, ErrHeld), errors.Is(err, ErrInRun), errors.Is(err, ErrNotHeld), errors.Is(err, ErrNotSilenced), errors.Is(err, ErrUncertain), errors.Is(err, ErrNoRollback), errors.Is(err, ErrNothingWaits), errors.Is(err, ErrHandlingChanged):
 		return http.StatusConflict
 	case errors.Is(err, ErrNotFound), errors.Is(err, broker.ErrNoLetter):
 		return http.StatusNotFound
-	case errors.Is(err, ErrNoReason), errors.Is(err, ErrReasonTooLong), errors.Is(err, ErrNoEdit):
+	case errors.Is(err, ErrNoReason), errors.Is(err, ErrReasonTooLong), errors.Is(err, ErrNoEdit), errors.Is(err, ErrUnfit):
 		return http.StatusUnprocessableEntity
 	}
 	return http.StatusServiceUnavailable

@@ -24,6 +24,7 @@ func (d *Desk) sweep(ctx context.Context) {
 		d.log.Debug().Err(err).Msg("looking for interrupted starts of replay runs failed; retrying later")
 	}
 	d.sweepRuns(ctx, bucket)
+	d.sweepHandlings(ctx, bucket)
 }
 
 // sweepRuns removes runs that ended long ago, the set of their letters first.

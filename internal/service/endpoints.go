@@ -55,6 +55,7 @@ var endpoints = []endpoint{
 	{"dead.restore", acts, "restore discarded dead letters: by number, or all that match a filter", answering((*API).restore)},
 	{"dead.hold", acts, "block replay and discard of dead letters until they are released", answering((*API).hold)},
 	{"dead.release", acts, "release dead letters from a hold", answering((*API).release)},
+	{"dead.handling", acts, "say who works on a group of dead letters, under which ticket, or add a note", answering((*API).handling)},
 	{"replays.list", reads, "list replay runs, newest first", answering((*API).runs)},
 	{"replays.show", reads, "show one replay run and the result of its letters", answering((*API).run)},
 	{"replays.pause", acts, "pause a replay run", answering((*API).pauseRun)},
