@@ -36,7 +36,7 @@ func actions(d desk.Detail) []action {
 	}
 	var all []action
 	if d.NotReplayable == "" && d.Hold == nil {
-		replay := action{Name: "replay", Label: "Replay", Kind: "primary", Open: true, Says: "Publishes the event again for this target, then removes the letter from the list.",
+		replay := action{Name: "replay", Label: "Replay", Open: true, Says: "Publishes the event again for this target, then removes the letter from the list.",
 			Commands: []command{onLetter("replay", n), replayWithNATS(d.Sequence, d.ReplaySubject)}}
 		if d.Certainty == verdict.MaybeSent {
 			replay.Label, replay.Commands[0] = "Replay…", onLetter("replay", n, "--may-have-been-sent")
@@ -45,7 +45,7 @@ func actions(d desk.Detail) []action {
 		all = append(all, replay)
 	}
 	if d.NotReplayable == "" {
-		all = append(all, action{Name: "preflight", Label: "Preflight", Asks: true, Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
+		all = append(all, action{Name: "preflight", Label: "Preflight", Kind: "primary", Open: true, Asks: true, Says: "Checks the target, its secrets, its relay up to the login, the key and the certificate. Sends nothing.",
 			Commands: []command{onLetter("preflight", n), service("preflight", d.Sequence, false)}})
 	}
 	if d.Hold == nil {
@@ -59,6 +59,18 @@ func actions(d desk.Detail) []action {
 			Commands: []command{onLetter("release", n), service("release", d.Sequence, false)}})
 	}
 	return all
+}
+
+// replayIsNext makes the replay the primary action in place of the preflight: the cause is fixed.
+func replayIsNext(all []action) {
+	for i := range all {
+		switch all[i].Name {
+		case "replay":
+			all[i].Kind = "primary"
+		case "preflight":
+			all[i].Kind = ""
+		}
+	}
 }
 
 // service is a request to Certpost's own NATS service, as a shell command.
@@ -156,7 +168,12 @@ func (p *pages) preflight(r *request) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	v, err := p.letterWith(r, func(l *letterView) { l.Ahead = &found })
+	v, err := p.letterWith(r, func(l *letterView) {
+		l.Ahead = &found
+		if found.OK {
+			replayIsNext(l.Actions)
+		}
+	})
 	v.object = found
 	return v, err
 }

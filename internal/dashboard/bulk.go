@@ -140,6 +140,9 @@ type confirmView struct {
 	Ahead    *desk.SetPreflight // of a preflight; nil if there was none
 }
 
+// Fixed reports whether a preflight has found that a replay of these letters would be delivered.
+func (c confirmView) Fixed() bool { return c.Ahead != nil && c.Ahead.OK }
+
 type field struct{ Name, Value string }
 
 func (p *pages) confirm(r *request) (view, error) {

@@ -24,13 +24,38 @@ func TestReplayOne(t *testing.T) {
 	v := o.visitor()
 	v.opens("/").says("it adds up", "The relay permanently refused a recipient: example.com", "1 letter")
 	letter := v.opens("/dead-letters").follow("1").is(200).says("Dead letter 1", "Nothing was sent.", "550 5.1.1", "a.example.com", "Correct the address in the target", "certpost dead-letters replay 1")
+	if primary := primaries(letter); primary != "Preflight" {
+		t.Errorf("before the cause is fixed the primary button is %q", primary)
+	}
+	if primary := primaries(v.opens("/dead-letters?view=groups")); primary != "Review" {
+		t.Errorf("of a group the primary button is %q", primary)
+	}
+	if page := textOf(letter.doc); strings.Index(page, "What happened") > strings.Index(page, "Actions") || strings.Index(page, "Actions") > strings.Index(page, "History") {
+		t.Error("what to do does not follow what happened")
+	}
 	letter.send("Preflight").is(200).says("What a replay would find now")
 	o.refuses("")
+	if primary := primaries(letter.send("Preflight", "recipients", "yes").is(200)); primary != "Replay" {
+		t.Errorf("once the cause is fixed the primary button is %q", primary)
+	}
 	gone := letter.send("Replay", "reason", "the address was fixed").is(200).says("Published again.", "the address was fixed", "This letter is no longer on the list")
 	sound(t, "a letter that was replayed", gone.doc, false)
 	o.until("the mail is there", func() bool { return o.relay.Count() == 1 })
 	v.opens("/dead-letters").says("No open dead letters")
 	o.until("the account holds", func() bool { b := o.desk.Balance(); return b.Unexplained == 0 && b.Ended[desk.Replayed] == 1 })
+}
+
+// primaries are the texts of the primary buttons of a page.
+func primaries(s *sheet) string {
+	var texts []string
+	for _, kind := range []string{"button", "a"} {
+		for _, n := range all(s.doc, kind) {
+			if slices.Contains(strings.Fields(attr(n, "class")), "primary") {
+				texts = append(texts, textOf(n))
+			}
+		}
+	}
+	return strings.Join(texts, ", ")
 }
 
 func TestDiscardAndRestore(t *testing.T) {
