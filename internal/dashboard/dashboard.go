@@ -69,6 +69,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 		guard.Handle(route.pattern, route.needs, traced(opts.Tracer, route.pattern, p.serve(route.page)))
 	}
 	guard.Handle("GET /events", access.Viewer, p.events)
+	guard.Handle("GET /icon/{count}", access.Viewer, icon)
 	guard.Handle("GET /targets/{id}/mail/body", access.Viewer, p.mailBody)
 	return suffixed(compressed(guard))
 }

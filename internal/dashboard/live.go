@@ -78,16 +78,27 @@ func (p *pages) events(w http.ResponseWriter, r *http.Request, v access.Visit) {
 	hello := "retry: 5000\n\n"
 	// Report what changed after the page was rendered or while the stream was broken.
 	if since := r.URL.Query().Get("since"); since != "" && since != p.desk.Mark() {
-		hello += eventsOf(desk.Change{Letters: true, Runs: true, Lanes: true, Audit: true})
+		hello += eventsOf(desk.Change{Letters: true, Runs: true, Lanes: true, Audit: true}, p.desk.Balance().Open)
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	var watch *watcher
+	var look <-chan time.Time // while there may be news for notifications
+	if r.URL.Query().Get("notices") == "yes" {
+		watch = newWatcher(p.desk)
+	}
 	for open := send(hello); open; {
 		select {
 		case <-r.Context().Done():
 			return
 		case change, more := <-changes:
-			open = more && send(eventsOf(change))
+			open = more && send(eventsOf(change, p.desk.Balance().Open))
+			if watch != nil && look == nil && (change.Letters || change.Runs) {
+				look = time.After(noticePace)
+			}
+		case <-look:
+			look = nil
+			open = send(noticeEvents(watch.look()))
 		case <-beat.C:
 			open = send(": still here\n\n")
 		}
@@ -95,8 +106,8 @@ func (p *pages) events(w http.ResponseWriter, r *http.Request, v access.Visit) {
 }
 
 // eventsOf encodes a change as server-sent events, with the names that templates wait
-// for.
-func eventsOf(c desk.Change) (text string) {
+// for, and with letters the number of those that are open, for the icon.
+func eventsOf(c desk.Change, open int) (text string) {
 	for _, part := range []struct {
 		changed bool
 		name    string
@@ -104,6 +115,9 @@ func eventsOf(c desk.Change) (text string) {
 		if part.changed {
 			text += fmt.Sprintf("event: %s\ndata: %d\n\n", part.name, c.Newer)
 		}
+	}
+	if c.Letters {
+		text += fmt.Sprintf("event: count\ndata: %d\n\n", open)
 	}
 	return text
 }

@@ -164,10 +164,10 @@ func TestStreamEndsWithTheSession(t *testing.T) {
 
 func TestNamesOfEvents(t *testing.T) {
 	t.Parallel()
-	if got := eventsOf(desk.Change{Letters: true, Audit: true, Newer: 3}); got != "event: letters\ndata: 3\n\nevent: audit\ndata: 3\n\n" || strings.Contains(got, "runs") {
+	if got := eventsOf(desk.Change{Letters: true, Audit: true, Newer: 3}, 12); got != "event: letters\ndata: 3\n\nevent: audit\ndata: 3\n\nevent: count\ndata: 12\n\n" || strings.Contains(got, "runs") {
 		t.Errorf("%q", got)
 	}
-	if got := eventsOf(desk.Change{}); got != "" {
+	if got := eventsOf(desk.Change{}, 12); got != "" {
 		t.Errorf("%q for nothing", got)
 	}
 }

@@ -79,6 +79,7 @@ type frame struct {
 	Refresh int    // the same without scripts
 	Broken  string // why audit or ledger is not what Certpost wrote; "" if it is
 	Alerts  bool   // the navigation has the alerts
+	Open    int    // dead letters, for the icon
 	Mark    string // the state of the desk that the page shows: it needs later changes
 	Data    any
 }
@@ -102,7 +103,7 @@ func (l *Look) html(w http.ResponseWriter, r *request, v view) {
 	f := frame{
 		Title: v.title, Section: section(r.URL.Path), Here: r.URL.RequestURI(), Now: r.now, About: l.about,
 		Scheme: scheme.of(r), Keys: keys.of(r), Times: times.of(r), Notice: notices[r.URL.Query().Get(doneKey)], Data: v.data,
-		Who: newWho(r.visit), Mark: r.mark, Broken: r.broken, Alerts: r.alerts || section(r.URL.Path) == alertsPlace.Path,
+		Who: newWho(r.visit), Mark: r.mark, Open: r.open, Broken: r.broken, Alerts: r.alerts || section(r.URL.Path) == alertsPlace.Path,
 	}
 	f.Views, f.Unsaved = r.viewsHere()
 	switch {

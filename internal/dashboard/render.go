@@ -31,7 +31,7 @@ type view struct {
 // view, or the page of its error.
 func (p *pages) serve(make page) access.Handler {
 	return func(w http.ResponseWriter, req *http.Request, v access.Visit) {
-		r := &request{req, v, p.now().UTC(), p.desk.Mark(), p.desk.Broken(), p.tells}
+		r := &request{req, v, p.now().UTC(), p.desk.Mark(), p.desk.Broken(), p.tells, p.desk.Balance().Open}
 		var found view
 		err := desk.ErrNotFound
 		if r.PathValue("number") == "" || r.number() != 0 {

@@ -20,6 +20,7 @@ type request struct {
 	mark   string // the desk's mark before the page read from the desk
 	broken string // why audit or ledger is not what Certpost wrote; "" if it is
 	alerts bool   // the navigation has the alerts
+	open   int    // dead letters, for the icon
 }
 
 // actor is the user of the request, for the audit.

@@ -43,6 +43,27 @@
     if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, select); else select();
   });
 
+  // Notifications of the browser: asked for on this click only.
+  var notices = document.querySelector("[data-notices]");
+  function noticesAre() {
+    var on = Notification.permission === "granted" && localStorage.getItem("certpost-notices") === "on";
+    notices.hidden = Notification.permission === "denied";
+    notices.textContent = on ? "Stop notifying me" : "Notify me";
+    document.querySelector("[data-notices-state]").textContent = on ? "Notifications are on in this browser." :
+      Notification.permission === "denied" ? "This browser blocks notifications of this address; allow them in its settings." : "Notifications are off in this browser.";
+    return on;
+  }
+  if (notices && window.Notification && navigator.locks) {
+    noticesAre();
+    notices.addEventListener("click", function () {
+      if (noticesAre()) { localStorage.removeItem("certpost-notices"); noticesAre(); return; }
+      Notification.requestPermission().then(function (answer) {
+        if (answer === "granted") localStorage.setItem("certpost-notices", "on");
+        noticesAre();
+      });
+    });
+  }
+
   // A checkbox that selects all rows of a page.
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-all]");

@@ -40,6 +40,26 @@
   var pace = 2000;  // minimum time between two refreshes for one kind of change, in ms
   var again = 5000; // delay before a broken stream is retried, in ms
 
+  // If the reader has allowed notifications in the settings, one page of this browser keeps its
+  // stream also while it is hidden, and shows them. The others wait for its lock.
+  var tells = false, streams = [];
+  if (window.Notification && Notification.permission === "granted" && localStorage.getItem("certpost-notices") === "on" && navigator.locks) {
+    navigator.locks.request("certpost-notices", function () {
+      tells = true;
+      streams.forEach(function (again) { again(); });
+      return new Promise(function () {}); // until the page is closed
+    });
+  }
+  function show(text) {
+    var news = JSON.parse(text);
+    var shown = new Notification(news.title, { body: news.text, tag: news.tag });
+    shown.onclick = function () { window.focus(); location.assign(new URL(news.url, location.origin)); shown.close(); };
+  }
+  function count(open) {
+    var icon = document.querySelector("link[rel=icon][data-plain]");
+    if (icon) icon.href = open === "0" ? icon.dataset.plain : "/icon/" + open;
+  }
+
   function Source(url) {
     var self = new EventTarget(), inner = null, timer = 0, opened = false, passed = {};
     self.readyState = 0;
@@ -58,11 +78,13 @@
       clearTimeout(timer);
       if (inner) inner.close();
       inner = null;
-      if (self.readyState === 2 || document.hidden) return;
-      inner = new EventSource(url); // starts with what has changed since the page was rendered
+      if (self.readyState === 2 || document.hidden && !tells) return;
+      inner = new EventSource(tells ? url + "&notices=yes" : url); // starts with what has changed since the page was rendered
       names.forEach(function (name) {
         inner.addEventListener(name, function (event) { pass(name, event.data); });
       });
+      inner.addEventListener("count", function (event) { count(event.data); });
+      inner.addEventListener("notice", function (event) { show(event.data); });
       inner.onopen = function () {
         clearTimeout(timer);
         self.readyState = 1;
@@ -92,7 +114,8 @@
         timer = setTimeout(why, again);
       });
     }
-    document.addEventListener("visibilitychange", function () { if (self.readyState !== 2) open(); });
+    document.addEventListener("visibilitychange", function () { if (self.readyState !== 2 && !(tells && inner)) open(); });
+    streams.push(open);
     open();
     return self;
   }
