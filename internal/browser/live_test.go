@@ -20,6 +20,7 @@ func testLive(t *testing.T, c *chromium) {
 	t.Run("none chosen", func(t *testing.T) { testNoneChosen(t, c) })
 	t.Run("renewal", func(t *testing.T) { testRenewal(t, c) })
 	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
+	t.Run("notices", func(t *testing.T) { testNotices(t, c) })
 	t.Run("signed out", func(t *testing.T) { testSignedOut(t, c) })
 }
 
