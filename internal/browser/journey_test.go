@@ -43,7 +43,6 @@ func (w way) journey(t *testing.T, c *chromium, o *office) {
 	h.accessible(w.name)
 
 	// What would a replay find? The preflight checks everything without sending.
-	h.use("#preflight", "Preflight")
 	h.use("#preflight form", "Preflight")
 	h.sees("What a replay would find now")
 	h.sees("It is not known whether a replay would be delivered: recipients: not tried; last reply 550 5.1.1")
