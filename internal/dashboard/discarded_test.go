@@ -10,6 +10,8 @@ import (
 )
 
 // What was discarded has a list; it is put back by filter, and right after the act by its undo.
+//
+// Fault: many letters are discarded by mistake. Result: they have a list; and are restored by filter or as the undo of that act.
 func TestDiscardedList(t *testing.T) {
 	t.Parallel()
 	account := func(name string, role access.Role) access.Account {

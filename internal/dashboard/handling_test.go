@@ -8,6 +8,8 @@ import (
 
 // An operator says who works on a group, and all see it, escaped; a form that is out of date changes
 // nothing.
+//
+// Fault: two operators change who works on a group. Result: the second is told; and nothing is overwritten.
 func TestHandlingOfAGroup(t *testing.T) {
 	t.Parallel()
 	o := openOffice(t, officeConfig{})

@@ -11,6 +11,8 @@ import (
 
 // Many letters are discarded, listed, and put back: by filter, and as the undo of one act. The
 // audit shows each act as one line, and what happened to each letter besides.
+//
+// Fault: many letters are discarded by mistake. Result: they have a list; and are restored by filter or as the undo of that act; each with its history.
 func TestDiscardedLettersHaveAList(t *testing.T) {
 	t.Parallel()
 	x := start(t)

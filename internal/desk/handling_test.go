@@ -10,6 +10,8 @@ import (
 )
 
 // What operators write about a group is seen by all processes, survives them, and is audited.
+//
+// Fault: two operators change who works on a group. Result: the second is told; and nothing is overwritten.
 func TestHandling(t *testing.T) {
 	t.Parallel()
 	x := start(t)
