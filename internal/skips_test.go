@@ -38,8 +38,9 @@ func TestNothingIsSkippedInSilence(t *testing.T) {
 	say("`go run -C tools/test .` installs what is missing and runs everything; `go test -short ./...` accepts that these tests are skipped")
 }
 
-// nightly begins the files of tests that tools/test does not run: task test:kubernetes.
-const nightly = "//go:build apiserver\n"
+// nightly begins the files of tests that tools/test does not run: task test:kubernetes, test:collector and
+// test:compose.
+var nightly = regexp.MustCompile(`^//go:build (apiserver|collector|proof)\n`)
 
 // programsOfTests returns the programs that tests need, each with the test files that call
 // lab.Need for it, or a function of lab that does.
@@ -55,7 +56,7 @@ func programsOfTests(t *testing.T) map[string][]string {
 	}
 	for _, file := range labFiles {
 		source := read(t, file)
-		if strings.HasSuffix(file, "_test.go") || strings.HasPrefix(source, nightly) {
+		if strings.HasSuffix(file, "_test.go") || nightly.MatchString(source) {
 			continue
 		}
 		for _, program := range need.FindAllStringSubmatch(source, -1) {
@@ -73,7 +74,7 @@ func programsOfTests(t *testing.T) map[string][]string {
 			return nil
 		}
 		source := read(t, path)
-		if strings.HasPrefix(source, nightly) {
+		if nightly.MatchString(source) {
 			return nil
 		}
 		name, err := filepath.Rel(lab.Root(), path)

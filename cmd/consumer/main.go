@@ -325,11 +325,16 @@ func (a *app) nameSystem(url string) {
 type versionCmd struct {
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 	SBOM   bool   `name:"sbom" help:"Print what the program is built from, as CycloneDX JSON."`
+	// Program is for releases: the packages of other architectures.
+	Program string `help:"With --sbom: describe this Certpost, of the same version, instead of the running one." placeholder:"FILE"`
 }
 
 func (c *versionCmd) Run(a *app) error {
 	if c.SBOM {
-		return a.sbom()
+		return a.sbom(c.Program)
+	}
+	if c.Program != "" {
+		return usage("--program needs --sbom")
 	}
 	v := map[string]string{"version": programVersion(), "go": goVersion()}
 	if c.Output == "json" {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"strings"
 )
@@ -42,8 +44,16 @@ type bomDependency struct {
 }
 
 // sbom prints the modules that are linked into this very program, as the Go linker has
-// recorded them, and the Go release.
-func (a *app) sbom() error {
+// recorded them, and the Go release. With a file, it describes that program, which may be one for another
+// machine, and gives it the version of this one.
+func (a *app) sbom(file string) error {
+	if file != "" {
+		info, err := buildinfo.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("--program %s has no record of modules: %w", file, err)
+		}
+		return a.json(billOfMaterials(info))
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return errors.New("the program was built without the record of its modules")

@@ -23,6 +23,19 @@ func TestSBOM(t *testing.T) {
 	if b.Format != "CycloneDX" || b.SpecVersion != "1.6" || b.Metadata.Component.Type != "application" || !strings.HasPrefix(b.Metadata.Component.PURL, "pkg:golang/github.com/certpost/certpost@") {
 		t.Errorf("%+v", b.Metadata)
 	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other := command(t, nil, "version", "--sbom", "--program", self).done(t); other != out {
+		t.Errorf("read from the file: %s", other)
+	}
+	if said := command(t, nil, "version", "--sbom", "--program", filepath.Join(lab.Root(), "go.mod")); said.code != exitFailed || !strings.Contains(said.stderr, "has no record of modules") {
+		t.Errorf("%+v", said)
+	}
+	if said := command(t, nil, "version", "--program", self); said.code != exitUsage {
+		t.Errorf("%+v", said)
+	}
 	sums, err := os.ReadFile(filepath.Join(lab.Root(), "go.sum"))
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,8 @@
 //
 //	go run ./deployments/packages -version 1.2.3
 //
+// With -describe DIR it writes only the manual page and the completions, for archives.
+//
 // With the same source, Go and version it makes the same bytes: the time in them is that of the
 // last commit, or SOURCE_DATE_EPOCH.
 package main
@@ -31,6 +33,7 @@ func main() {
 	flag.StringVar(&b.program, "program", "", "program to pack, for this machine; without it, it is built")
 	flag.StringVar(&b.nfpm, "nfpm", "", "nfpm to use; without it, it is built from tools/nfpm")
 	flag.StringVar(&b.maintainer, "maintainer", "Certpost maintainers <certpost@users.noreply.github.com>", "maintainer of the packages")
+	flag.StringVar(&b.describeIn, "describe", "", "directory for the manual page and the completions, instead of packages")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -43,6 +46,7 @@ func main() {
 // build is one run, in the root of the checkout.
 type build struct {
 	version, arch, out, program, nfpm, maintainer string
+	describeIn                                    string
 
 	log   io.Writer
 	stage string // what is packed and is not in the checkout
@@ -59,11 +63,15 @@ func (b *build) run(ctx context.Context) (err error) {
 	if b.epoch, err = epoch(ctx); err != nil {
 		return err
 	}
+	if b.describeIn != "" {
+		b.stage = b.describeIn
+		return errors.Join(os.MkdirAll(b.stage, 0o755), b.describe(ctx))
+	}
 	if b.stage, err = os.MkdirTemp("", "certpost-packages-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.stage)) }()
-	if err := errors.Join(b.compile(ctx), b.describe(ctx), os.MkdirAll(b.out, 0o755)); err != nil {
+	if err := errors.Join(b.compile(ctx), b.describe(ctx), b.changelog(), os.MkdirAll(b.out, 0o755)); err != nil {
 		return err
 	}
 	for _, packager := range []string{"deb", "rpm"} {
@@ -105,7 +113,7 @@ func (b *build) compile(ctx context.Context) error {
 	return err
 }
 
-// describe writes what the program says of itself, and the changelog that Debian requires.
+// describe writes what the program says of itself.
 func (b *build) describe(ctx context.Context) error {
 	program := []string{"go", "run", "-buildvcs=false", "-ldflags=-X main.version=v" + b.version, "./cmd/consumer"} // on this machine
 	if b.program != "" {
@@ -122,6 +130,11 @@ func (b *build) describe(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// changelog writes the changelog that Debian requires.
+func (b *build) changelog() error {
 	when := time.Unix(b.epoch, 0).UTC().Format(time.RFC1123Z)
 	return b.write("changelog.Debian.gz", fmt.Appendf(nil, "certpost (%s-1) unstable; urgency=medium\n\n  * See https://github.com/certpost/certpost/blob/main/CHANGELOG.md\n\n -- %s  %s\n",
 		debianVersion(b.version), b.maintainer, when))

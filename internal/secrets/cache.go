@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/certpost/certpost/internal/tracing"
 )
 
 // cache keeps values for a limited time, and lets one read serve all callers that ask
@@ -47,7 +49,7 @@ func (c *cache[T]) get(ctx context.Context, key string, since time.Time, read fu
 			if entry := c.lookup(key, since); entry != nil {
 				return entry, nil
 			}
-			return c.fly(key, read)
+			return c.fly(ctx, key, read)
 		})
 		select {
 		case <-ctx.Done():
@@ -64,8 +66,9 @@ func (c *cache[T]) get(ctx context.Context, key string, since time.Time, read fu
 	}
 }
 
-func (c *cache[T]) fly(key string, read func(context.Context) (T, time.Duration, error)) (*cached[T], error) {
-	ctx, cancel := context.WithTimeout(c.life, c.patience)
+// fly reads for all callers that wait, also when the first one has gone; its spans are within that of the first one.
+func (c *cache[T]) fly(first context.Context, key string, read func(context.Context) (T, time.Duration, error)) (*cached[T], error) {
+	ctx, cancel := context.WithTimeout(tracing.WithSpanOf(c.life, first), c.patience)
 	defer cancel()
 	entry := &cached[T]{began: time.Now()}
 	value, ttl, err := read(ctx)

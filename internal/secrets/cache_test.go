@@ -11,8 +11,28 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/certpost/certpost/internal/lab"
 )
+
+// A read belongs to the trace of the caller that began it, and not to its life.
+func TestCacheReadsWithinTheSpanOfItsCaller(t *testing.T) {
+	t.Parallel()
+	want := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
+	caller, gone := context.WithCancel(trace.ContextWithSpanContext(t.Context(), want))
+	c := newCache[int](t.Context(), time.Minute)
+	_, err := c.get(caller, "k", time.Time{}, func(ctx context.Context) (int, time.Duration, error) {
+		gone()
+		if got := trace.SpanContextFromContext(ctx); !got.Equal(want) || ctx.Err() != nil {
+			t.Errorf("%+v, %v", got, ctx.Err())
+		}
+		return 1, 0, nil
+	})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
 
 func TestCacheKeepsForItsTime(t *testing.T) {
 	t.Parallel()

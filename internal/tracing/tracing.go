@@ -148,6 +148,11 @@ func Child(ctx context.Context, kind Kind, name string, facts ...Attribute) (con
 	return ctx, Span{s}
 }
 
+// WithSpanOf returns ctx with the span of another context, for work that goes on when that one ends.
+func WithSpanOf(ctx, other context.Context) context.Context {
+	return trace.ContextWithSpan(ctx, trace.SpanFromContext(other))
+}
+
 // Span is a span; the zero value records nothing.
 type Span struct{ span trace.Span }
 
