@@ -22,6 +22,7 @@ type deliveriesCmd struct {
 
 	Retry    deliveriesRetryCmd    `cmd:"" help:"Try waiting deliveries now, whatever delay they have."`
 	Cancel   deliveriesCancelCmd   `cmd:"" help:"Cancel waiting deliveries: each becomes a dead letter, which can be replayed or discarded."`
+	Resend   deliveriesResendCmd   `cmd:"" help:"Send again what was delivered, to the same target or to one that was added later."`
 	Rollback deliveriesRollbackCmd `cmd:"" help:"Put the files back that a deployment has replaced on its mail host."`
 	Plan     deliveriesPlanCmd     `cmd:"" help:"Say what a deployment onto a mail host would do, without doing it."`
 }

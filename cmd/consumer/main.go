@@ -92,6 +92,7 @@ func newCLI() *cli {
 	c.Deliveries.List.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
 	c.Deliveries.Retry.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
 	c.Deliveries.Cancel.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
+	c.Deliveries.Resend.filterFlags = newFilterFlags(desk.DeliveryConditions.All())
 	c.Replays.List.filterFlags = newFilterFlags(desk.RunConditions.All())
 	return c
 }

@@ -32,6 +32,7 @@ const (
 	ActionHeld      Action = "held"      // may be neither replayed nor discarded
 	ActionReleased  Action = "released"  // no longer held
 	ActionSuspended Action = "suspended" // a lane, by an operator
+	ActionResent    Action = "resent"    // what was delivered, once more or to another target
 	ActionRetried   Action = "retried"   // a waiting delivery: an operator has ended its wait
 	ActionWithdrawn Action = "withdrawn" // a waiting delivery: an operator has cancelled it
 	ActionResumed   Action = "resumed"   // a lane, by an operator or because the suspension expired
@@ -71,7 +72,7 @@ const (
 func Actions() []Action {
 	return []Action{
 		ActionReplayed, ActionSent, ActionDelivered, ActionDiscarded, ActionRestored, ActionHeld, ActionReleased, ActionFailed,
-		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionRetried, ActionWithdrawn, ActionRollback, ActionRolledBack, ActionRollbackFailed,
+		ActionExpired, ActionReplaced, ActionRemoved, ActionRecovered, ActionSuspended, ActionResumed, ActionResent, ActionRetried, ActionWithdrawn, ActionRollback, ActionRolledBack, ActionRollbackFailed,
 		ActionNoted, ActionAssigned, ActionTicketed, ActionSilenced, ActionUnsilenced, ActionStarted, ActionPaused,
 		ActionContinued, ActionStopped, ActionCancelled, ActionDone, ActionSignedIn, ActionSignedOut, ActionRefused,
 		ActionSealed, ActionRekeyed, ActionAccepted, ActionClosed,

@@ -217,6 +217,7 @@ func (b *Broker) WaitingFor(ctx context.Context, target string, found func(token
 // StoredEvent is an event in CERTPOST_EVENTS.
 type StoredEvent struct {
 	*events.Event
+	Sequence  uint64
 	Headers   map[string][]string
 	Published time.Time // by the server's clock
 }
@@ -236,7 +237,7 @@ func (b *Broker) EventAt(ctx context.Context, sequence uint64, token string) (St
 		return StoredEvent{}, ErrNoEvent
 	}
 	ev.Subject = raw.Subject
-	return StoredEvent{ev, raw.Header, raw.Time}, nil
+	return StoredEvent{ev, sequence, raw.Header, raw.Time}, nil
 }
 
 // ErrNoEvent says that an event is no longer stored.

@@ -22,6 +22,9 @@ func (b *Broker) RecordSent(ctx context.Context, by Actor, e Entry, letter uint6
 		return fmt.Errorf("who ordered the replay of event %s to %s: %w", e.Event, e.Target, err)
 	case order == nil:
 		r.Reason = "sent again; no record says who published the delivery again"
+	case order.Action == ActionResent:
+		r.OrderedBy = &order.Actor
+		r.Reason = "sent again, ordered by " + order.Shown()
 	default:
 		r.LetterNumber, r.Run, r.OrderedBy = order.LetterNumber, order.Run, &order.Actor
 		r.Reason = fmt.Sprintf("the replay of letter %d, ordered by %s", order.LetterNumber, order.Shown())
@@ -46,7 +49,7 @@ func (b *Broker) orderOf(ctx context.Context, sent AuditRecord) (order *AuditRec
 		}
 		r := readRecord(raw)
 		switch {
-		case r.Action != ActionReplayed || r.Event != sent.Event || r.Target != sent.Target && r.NewTarget != sent.Target:
+		case r.Action != ActionReplayed && r.Action != ActionResent || r.Event != sent.Event || r.Target != sent.Target && r.NewTarget != sent.Target:
 		case sent.LetterNumber != 0 && r.LetterNumber == sent.LetterNumber, sent.LetterNumber == 0 && r.Delivery == sent.Delivery:
 			order = &r
 		}

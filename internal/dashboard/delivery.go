@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,12 +31,17 @@ type deliveryView struct {
 	History      []historyRow
 	TargetPage   string // addresses
 	LanePage     string
-	SameEvent    string // all deliveries of the event
-	SameLeaf     string // all deliveries of the certificate, "" when the certificate is unknown
-	Who          string // who got the key of its name, "" likewise
-	Retry        string // the address that ends its wait, "" if it does not wait
-	Cancel       string // likewise, that cancels it
-	Rollback     string // the address of the rollback, "" if it is not possible
+	SameEvent    string               // all deliveries of the event
+	SameLeaf     string               // all deliveries of the certificate, "" when the certificate is unknown
+	Who          string               // who got the key of its name, "" likewise
+	Retry        string               // the address that ends its wait, "" if it does not wait
+	Cancel       string               // likewise, that cancels it
+	Resend       string               // that sends it again, "" if it was not delivered
+	Others       []string             // targets that the event may be sent to
+	Ahead        *desk.ResendContents // what a resend would find; nil before it was asked
+	To           string               // the target that was chosen then; "": the same
+	Why          string               // the reason that was typed then
+	Rollback     string               // the address of the rollback, "" if it is not possible
 	Commands     []command
 }
 
@@ -63,6 +69,11 @@ func (p *pages) delivery(r *request) (view, error) {
 	}
 	letters := p.desk.Letters(desk.Query{Target: detail.Target, Event: detail.Event}, desk.Page{Size: 1}).Letters
 	v := newDelivery(detail, letters)
+	for _, id := range p.targetIDs() {
+		if id != detail.Target {
+			v.Others = append(v.Others, id)
+		}
+	}
 	return view{template: "delivery", title: "Delivery of " + detail.Event + " to " + detail.Target, data: v, object: detail}, nil
 }
 
@@ -100,6 +111,10 @@ func newDelivery(d desk.DeliveryDetail, letters []desk.Letter) deliveryView {
 		v.Retry, v.Cancel = deliveryAddress(e.Target, e.Event)+"/retry", deliveryAddress(e.Target, e.Event)+"/cancel"
 		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "retry", "--event="+e.Event, "--target="+e.Target)},
 			command{"certpost", shellLine("certpost", "deliveries", "cancel", "--event="+e.Event, "--target="+e.Target, "--reason=WHY")})
+	}
+	if e.State == broker.StateSent {
+		v.Resend = deliveryAddress(e.Target, e.Event) + "/resend"
+		v.Commands = append(v.Commands, command{"certpost", shellLine("certpost", "deliveries", "resend", "--event="+e.Event, "--target="+e.Target, "--reason=WHY")})
 	}
 	if d.RollbackAvailable {
 		v.Rollback = deliveryAddress(e.Target, e.Event) + "/rollback"
@@ -148,6 +163,40 @@ func (p *pages) cancel(r *request) (view, error) {
 		_, err = p.desk.Cancel(r.Context(), r.actor(), desk.WaitSelection{Query: desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}}, r.reason())
 	}
 	return view{to: deliveryAddress(r.PathValue("target"), detail.Event) + "?done=withdrawn"}, err
+}
+
+// resend shows what sending the delivery again would find, and with confirm=yes sends it.
+func (p *pages) resend(r *request) (view, error) {
+	if !events.IsToken(r.PathValue("target")) {
+		return view{}, desk.ErrNotFound
+	}
+	detail, err := p.named(r.Context(), r.PathValue("target"), r.PathValue("event"))
+	if err != nil {
+		return view{}, err
+	}
+	to := r.PostFormValue("to")
+	if to == detail.Target {
+		to = ""
+	}
+	s := desk.ResendSelection{Query: desk.DeliveryQuery{Target: detail.Target, Event: detail.Event}, WithSuperseded: true, To: to, Force: to != "" && r.PostFormValue("force") == "yes"}
+	if r.PostFormValue("confirm") == "yes" {
+		_, err := p.desk.Resend(r.Context(), r.actor(), s, r.PostFormValue("hash"), r.reason())
+		return view{to: deliveryAddress(cmp.Or(to, detail.Target), detail.Event) + "?done=resent"}, err
+	}
+	if _, err := broker.CheckReason(r.reason(), true); err != nil {
+		return view{}, err
+	}
+	ahead, err := p.desk.ResendContents(r.Context(), s, true)
+	if err != nil {
+		return view{}, err
+	}
+	v, err := p.delivery(r)
+	if err == nil {
+		page := v.data.(deliveryView)
+		page.Ahead, page.To, page.Why = &ahead, to, r.reason()
+		v.data, v.object = page, ahead
+	}
+	return v, err
 }
 
 // rollBack puts the files back that the deployment has replaced on its mail host.

@@ -121,6 +121,7 @@ var notices = map[string]string{
 	"session-gone":  "That session had already ended. Nothing was done.",
 	"others-ended":  "Signed out everywhere else. Only this browser is still signed in.",
 	"retried":       "It is tried now.",
+	"resent":        "Published again. It is a delivery as any other now; if it fails, it becomes a dead letter.",
 	"withdrawn":     "Cancelled. It is a dead letter now, which can be replayed or discarded; what was delivered before stays delivered.",
 	"rolled-back":   "Rolled back. The mail host has the former certificate again.",
 	"silenced":      "Silenced. Nobody is told of it until the silence ends.",

@@ -35,6 +35,7 @@ func (p *pages) routes() []route {
 		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
 		{"POST /deliveries/{target}/{event}/retry", access.Operator, p.retryNow},
 		{"POST /deliveries/{target}/{event}/cancel", access.Operator, p.cancel},
+		{"POST /deliveries/{target}/{event}/resend", access.Operator, p.resend},
 		{"POST /deliveries/{target}/{event}/rollback", access.Operator, p.rollBack},
 
 		{"GET /targets", access.Viewer, p.targets},

@@ -49,7 +49,8 @@ func StatusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, ErrNotAllowed):
 		return http.StatusForbidden
-	case errors.As(err, &conflict), errors.Is(err, ErrChanged), errors.Is(err, ErrHeld), errors.Is(err, ErrInRun), errors.Is(err, ErrNotHeld), errors.Is(err, ErrNotSilenced), errors.Is(err, ErrUncertain), errors.Is(err, ErrNoRollback), errors.Is(err, ErrNothingWaits), errors.Is(err, ErrHandlingChanged):
+	case errors.As(err, &conflict), errors.Is(err, ErrChanged), errors.Is(err, ErrHeld), errors.Is(err, ErrInRun), errors.Is(err, ErrNotHeld), errors.Is(err, ErrNotSilenced), errors.Is(err, ErrUncertain), errors.Is(err, ErrNoRollback), errors.Is(err, ErrNothingWaits),
+		errors.Is(err, ErrHandlingChanged), errors.Is(err, broker.ErrNotResendable), errors.Is(err, broker.ErrNoEvent):
 		return http.StatusConflict
 	case errors.Is(err, ErrNotFound), errors.Is(err, broker.ErrNoLetter):
 		return http.StatusNotFound

@@ -224,7 +224,7 @@ func (j *job) due(ctx context.Context) bool {
 	}
 	j.entry.Cancel = nil // an order about an earlier message
 	switch {
-	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf):
+	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf || j.hasSentCopy()):
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.
 		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
@@ -288,46 +288,6 @@ func (j *job) due(ctx context.Context) bool {
 	j.entry.EventSubject = j.event.Subject
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
 	return true
-}
-
-// fromBackup reports whether the delivery, or its event, lay in a backup that was restored, and
-// was not tried since: what became of it after the backup was made is not known.
-func (j *job) fromBackup() bool {
-	to := j.r.ledger.RestoredTo
-	if to.IsZero() || j.entry.Last.After(to) || verdict.OnHost(j.lane.name) { // a deployment is repeated without harm
-		return false
-	}
-	return !j.since.After(to) || !j.published.IsZero() && !j.published.After(to)
-}
-
-// readLedger returns the delivery's entry and its revision, 0 if there is none, and how
-// long the lease of another attempt still lasts. It waits for the next leader: a message
-// that is NAKed meanwhile is lost sight of for longer.
-func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint64, left time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
-	defer cancel()
-	err = j.r.Persist(ctx, func(ctx context.Context) error {
-		entry, revision, err = j.r.ledger.Get(ctx, j.key)
-		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
-			j.r.progress.note(keepLedger, err)
-		}
-		return err
-	})
-	j.r.ledgerAnswered(ctx, j.key, err)
-	if errors.Is(err, broker.ErrNoEntry) {
-		return entry, 0, 0, nil
-	}
-	if err == nil && entry.State == broker.StateSending && !j.orphaned(entry) {
-		left, err = j.r.ledger.LeaseLeft(ctx, entry)
-	}
-	return entry, revision, left, err
-}
-
-// orphaned reports whether the owner of the lease has certainly ended: it ran the
-// embedded server on the store that this process holds now. An owner that only
-// connected to such a server may still run, so its lease is respected.
-func (j *job) orphaned(e broker.Entry) bool {
-	return j.r.Embedded() && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
 }
 
 // uncertain returns the failure of a delivery that must not be sent again although

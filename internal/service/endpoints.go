@@ -66,6 +66,7 @@ var endpoints = []endpoint{
 	{"deliveries.who", reads, "list who got the certificates of a name, when, and whether with the private key", answering((*API).who)},
 	{"deliveries.retry", acts, "try waiting deliveries now: those that match a filter, those of a lane, or all", answering((*API).retry)},
 	{"deliveries.cancel", acts, "cancel waiting deliveries, with a reason: each becomes a dead letter", answering((*API).cancel)},
+	{"deliveries.resend", acts, "send again what was delivered, to the same target or to one that was added later", answering((*API).resend)},
 	{"deliveries.rollback", acts, "put the files back that a deployment has replaced on its mail host", answering((*API).rollBack)},
 	{"deliveries.plan", acts, "say what a deployment onto a mail host would do, without doing it", answering((*API).plan)},
 	{"alerts.list", reads, "list the alerts that last, the silences, and how the channels do", answering((*API).alerts)},

@@ -1,0 +1,57 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/verdict"
+)
+
+// hasSentCopy reports whether a copy of the message was sent: it is the later message of the same
+// generation or a later one. A forced replay that was ordered after that has a later place.
+func (j *job) hasSentCopy() bool {
+	return j.gen > 1 && j.entry.Generation >= j.gen && j.entry.Sequence > j.seq
+}
+
+// fromBackup reports whether the delivery, or its event, lay in a backup that was restored, and
+// was not tried since: what became of it after the backup was made is not known.
+func (j *job) fromBackup() bool {
+	to := j.r.ledger.RestoredTo
+	if to.IsZero() || j.entry.Last.After(to) || verdict.OnHost(j.lane.name) { // a deployment is repeated without harm
+		return false
+	}
+	return !j.since.After(to) || !j.published.IsZero() && !j.published.After(to)
+}
+
+// readLedger returns the delivery's entry and its revision, 0 if there is none, and how
+// long the lease of another attempt still lasts. It waits for the next leader: a message
+// that is NAKed meanwhile is lost sight of for longer.
+func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint64, left time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
+	defer cancel()
+	err = j.r.Persist(ctx, func(ctx context.Context) error {
+		entry, revision, err = j.r.ledger.Get(ctx, j.key)
+		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
+			j.r.progress.note(keepLedger, err)
+		}
+		return err
+	})
+	j.r.ledgerAnswered(ctx, j.key, err)
+	if errors.Is(err, broker.ErrNoEntry) {
+		return entry, 0, 0, nil
+	}
+	if err == nil && entry.State == broker.StateSending && !j.orphaned(entry) {
+		left, err = j.r.ledger.LeaseLeft(ctx, entry)
+	}
+	return entry, revision, left, err
+}
+
+// orphaned reports whether the owner of the lease has certainly ended: it ran the
+// embedded server on the store that this process holds now. An owner that only
+// connected to such a server may still run, so its lease is respected.
+func (j *job) orphaned(e broker.Entry) bool {
+	return j.r.Embedded() && e.Owner != j.r.owner && strings.HasSuffix(e.Owner, embeddedOwner)
+}
