@@ -74,7 +74,7 @@ func fitTable(all [][]string, width int) (fitted [][]string, missing []string, f
 	head := all[0]
 	for _, name := range append([]string{""}, dispensable...) {
 		if name != "" {
-			if at := slices.Index(head, name); at < 1 || len(head)-len(missing) == 2 {
+			if at := slices.Index(head, name); at < 1 || len(head)-len(missing) <= fewestColumns {
 				continue
 			}
 			missing = append(missing, name)
@@ -164,11 +164,12 @@ func records(w io.Writer, head []string, rows [][]string, width int) error {
 
 // columnGap is the number of spaces between columns, narrowestColumn the width to which
 // cells are shortened at most, narrowestName that of the first column: a ULID, the id of an
-// event, is whole.
+// event, is whole. A table of fewer columns than fewestColumns, where there are more, says too little.
 const (
 	columnGap       = 2
 	narrowestColumn = 16
 	narrowestName   = 26
+	fewestColumns   = 5
 )
 
 func widths(rows [][]string) []int {

@@ -82,7 +82,7 @@ func TestWrongUsage(t *testing.T) {
 		"check --target a":                                     "check: --target requires --live: without --live all targets are checked",
 		"check -o xml":                                         `--output must be one of "text","json" but got "xml"`,
 		"render --cert a --event b":                            "--cert and --event can't be used together",
-		"schema target":                                        `<of> must be one of "event","config" but got "target"`,
+		"schema target":                                        `<of> must be one of "event","outcome","config" but got "target"`,
 	} {
 		// The error leads to the help of the command that was meant.
 		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee "+meantCommand(args)+" --help.\n")
