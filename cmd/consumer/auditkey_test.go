@@ -146,7 +146,7 @@ func TestWhoGotTheKey(t *testing.T) {
 			t.Errorf("the table does not say %q:\n%s", says, table)
 		}
 	}
-	if said := o.certpost("deliveries", "who", "--name", "other.example.net").done(t); !strings.Contains(said, "nobody was sent") {
+	if said := o.certpost("deliveries", "who", "--name", "other.example.net").done(t); !strings.Contains(said, "no certificate with this name was sent") {
 		t.Errorf("%q", said)
 	}
 	for path, says := range map[string]string{

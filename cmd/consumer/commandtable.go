@@ -190,6 +190,9 @@ var commandTable = map[string]commandFacts{
 		{"Try now what waits for a relay that is back", "certpost deliveries retry --lane smtp-example-com-587"},
 		{"Everything that waits", "certpost deliveries retry --all"},
 	}},
+	"deliveries cancel": {nats: true, acts: true, examples: []example{
+		{"Give up what waits for a relay that is gone", "certpost deliveries cancel --lane smtp-old-example-com-587 --reason 'the relay is switched off'"},
+	}},
 	"deliveries rollback": {nats: true, acts: true, examples: []example{
 		{"Put the former files back", "certpost deliveries rollback 01JQ8Z5V4T0000000000000000 mx1-postfix --reason 'clients reject the new chain'"},
 	}},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
@@ -324,7 +325,17 @@ func keyText(k verdict.KeySent) string {
 type deliveriesWhoCmd struct {
 	Name   string `help:"A name of the certificate, or *.suffix." required:"" placeholder:"NAME"`
 	Key    bool   `help:"Only mails with the private key, and those of which that was not recorded."`
+	Since  string `help:"Only mails of the last 24h, another duration such as 7d, or since a time." placeholder:"24h"`
 	Output string `help:"Format: table, wide (all columns, nothing shortened), json or csv." enum:"table,wide,json,csv" default:"table" short:"o"`
+}
+
+// Validate is called when the command line has been read.
+func (c *deliveriesWhoCmd) Validate() error {
+	if c.Since == "" {
+		return nil
+	}
+	_, err := desk.ParseSince(c.Since, time.Now())
+	return err
 }
 
 func (c *deliveriesWhoCmd) Run(a *app) error {
@@ -334,7 +345,7 @@ func (c *deliveriesWhoCmd) Run(a *app) error {
 	}
 	defer done()
 	all := []desk.Handover{}
-	for q := (service.WhoRequest{Name: c.Name, Key: c.Key, Size: service.MaxPage}); ; {
+	for q := (service.WhoRequest{Name: c.Name, Key: c.Key, Since: c.Since, Size: service.MaxPage}); ; {
 		page, err := ask[desk.WhoListing](a.ctx, client, "deliveries.who", q)
 		if err != nil {
 			return err
@@ -344,7 +355,7 @@ func (c *deliveriesWhoCmd) Run(a *app) error {
 			break
 		}
 	}
-	return printList(a, c.Output, all, "nobody was sent a certificate with this name", whoHead, func(h desk.Handover, _ bool) []string { return whoRow(h) }, desk.WhoTable)
+	return printList(a, c.Output, all, "no certificate with this name was sent", whoHead, func(h desk.Handover, _ bool) []string { return whoRow(h) }, desk.WhoTable)
 }
 
 var whoHead = []string{"TIME", "RECIPIENTS", "KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}

@@ -210,11 +210,11 @@ func command(t *testing.T, env []string, args ...string) said {
 		}
 	}
 	where := actingOn.FindString(stderr.String())
-	return said{code, stdout.String(), strings.TrimPrefix(stderr.String(), where), where}
+	return said{code, stdout.String(), strings.Replace(stderr.String(), where, "", 1), where}
 }
 
 // actingOn finds the line that says on which system a command acts.
-var actingOn = regexp.MustCompile(`\Acertpost: acting on nats://\S+\n`)
+var actingOn = regexp.MustCompile(`(?m)^certpost: acting on nats://\S+\n`)
 
 // done requires that the command succeeded and wrote nothing to standard error. It returns
 // the standard output.

@@ -62,7 +62,7 @@ func printList[T any](a *app, format string, items []T, none string, head []stri
 	if format == "wide" {
 		return tableWithin(out, head, whole, whole, 0)
 	}
-	return tableWithin(out, head, rows, whole, out.width)
+	return tableWithin(out, head, rows, whole, out.width, "; -o wide prints all")
 }
 
 // pairs prints a record, one field per line, without empty fields. In a terminal long texts

@@ -65,6 +65,7 @@ func (c *publishCmd) Validate() error {
 
 // Run publishes one event. What cannot be published now is kept in the spool.
 func (c *publishCmd) Run(a *app) error {
+	a.unnamed = a.unnamed && c.From == "" && !c.Flush // a hook has nothing to say about it
 	var p publication
 	var err error
 	if !c.Flush {

@@ -76,6 +76,7 @@ func (o *fixture) runPage(steps []pageStep) {
 			cmd := exec.CommandContext(t.Context(), "sh", "-euc", step.command)
 			cmd.Env, cmd.Dir = env, o.dir
 			out, err = cmd.CombinedOutput()
+			out = actingOn.ReplaceAll(out, nil) // the page tells of it once
 			out = append(bytes.TrimRight(out, "\n"), '\n')
 			if step.kind == "act" || (err != nil) == (step.kind == "fails") && want.Match(out) || time.Now().After(end) {
 				break

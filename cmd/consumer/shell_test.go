@@ -29,7 +29,7 @@ func TestCandidates(t *testing.T) {
 		"dead-letters list --output ": "csv json table wide",
 		"dead-letters list -o j":      "json",
 		"dead-letters list --output=": "--output=csv --output=json --output=table --output=wide",
-		"schema ":                     "config event",
+		"schema ":                     "config event outcome",
 		"completion z":                "zsh",
 		"check --live --target ":      "ops",
 		"check --live --tar":          "--target",

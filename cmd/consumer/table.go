@@ -19,8 +19,9 @@ func table(w io.Writer, head []string, rows [][]string) error {
 }
 
 // tableWithin is table in a terminal with width columns; 0: there is none. Records are made of
-// whole, which has the same rows without shortened texts.
-func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int) error {
+// whole, which has the same rows without shortened texts. hint says how to see columns that are
+// left out.
+func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int, hint ...string) error {
 	all := printableTable(head, rows)
 	var missing []string
 	if width > 0 {
@@ -33,7 +34,7 @@ func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int) 
 	if err := columns(w, all); err != nil || missing == nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nleft out, as the terminal is narrow: %s; -o wide prints all\n", strings.Join(missing, ", "))
+	_, err := fmt.Fprintf(w, "\nleft out, as the terminal is narrow: %s%s\n", strings.Join(missing, ", "), strings.Join(hint, ""))
 	return err
 }
 
@@ -65,7 +66,7 @@ func columns(w io.Writer, all [][]string) error {
 // dispensable are the columns that a narrow terminal does without, the least important first.
 // The first column, by which a row is named, is never left out.
 var dispensable = []string{"VIA", "PROOF", "FILES", "SERIAL", "TYPE", "WHERE", "RATE AND CONNECTIONS", "GONE", "FAILED", "PUBLISHED", "ENDED", "IN FLIGHT", "PAYLOAD",
-	"EVENT", "ATTEMPTS", "WHY", "BY", "RELAYS", "SENT?", "LANE", "NOTE", "REASON", "LAST ATTEMPT", "TIME"}
+	"EVENT", "ATTEMPTS", "WHY", "BY", "RELAYS", "SENT?", "LANE", "NOTE", "REASON", "LAST ATTEMPT", "TIME", "CODE"}
 
 // fitTable shortens cells and leaves columns out until a row fits into width characters. It
 // returns the rows and the heads of the missing columns, and whether that was possible.
@@ -73,7 +74,7 @@ func fitTable(all [][]string, width int) (fitted [][]string, missing []string, f
 	head := all[0]
 	for _, name := range append([]string{""}, dispensable...) {
 		if name != "" {
-			if at := slices.Index(head, name); at < 1 || len(head)-len(missing) == 2 {
+			if at := slices.Index(head, name); at < 1 || len(head)-len(missing) <= fewestColumns {
 				continue
 			}
 			missing = append(missing, name)
@@ -163,11 +164,12 @@ func records(w io.Writer, head []string, rows [][]string, width int) error {
 
 // columnGap is the number of spaces between columns, narrowestColumn the width to which
 // cells are shortened at most, narrowestName that of the first column: a ULID, the id of an
-// event, is whole.
+// event, is whole. A table of fewer columns than fewestColumns, where there are more, says too little.
 const (
 	columnGap       = 2
 	narrowestColumn = 16
 	narrowestName   = 26
+	fewestColumns   = 5
 )
 
 func widths(rows [][]string) []int {

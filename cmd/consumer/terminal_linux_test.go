@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func takeSeat(t *testing.T, args ...string) *seat {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	s := &seat{Terminal: lab.OpenTerminal(t), t: t, cmd: exec.CommandContext(ctx, lab.Build(t), args...)}
-	s.cmd.Dir = t.TempDir()
+	s.cmd.Dir, s.cmd.Env = t.TempDir(), append(os.Environ(), "NO_COLOR=1")
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = s.Program, &s.stdout, s.Program
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0} // so that Ctrl-C is a signal to it
 	if err := s.cmd.Start(); err != nil {
@@ -133,7 +134,7 @@ func (o *fixture) at(term *lab.Terminal, interrupt string, args ...string) said 
 		}
 	}()
 	var stdout bytes.Buffer
-	code := execute(ctx, append([]string{"-c", o.config}, args...), nil, &stdout, term.Program)
+	code := execute(ctx, append([]string{"-c", o.config}, args...), []string{"NO_COLOR=1"}, &stdout, term.Program)
 	stop()
 	<-watched
 	fmt.Fprint(term.Program, "[the end]")

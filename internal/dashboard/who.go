@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -39,6 +40,13 @@ func whoAddress(name string, key bool) string {
 
 func (p *pages) who(r *request) (view, error) {
 	q := desk.WhoQuery{Name: r.URL.Query().Get("name"), Key: r.URL.Query().Get("key") == "yes"}
+	since := r.URL.Query().Get("since")
+	if since != "" {
+		var err error
+		if q.Since, err = desk.ParseSince(since, time.Now()); err != nil {
+			return view{}, err
+		}
+	}
 	v := whoView{Name: q.Name, Key: q.Key}
 	if q.Name == "" { // the form alone
 		return view{template: "who", title: "Who got a certificate", data: v}, nil
@@ -60,6 +68,9 @@ func (p *pages) who(r *request) (view, error) {
 	line := []string{"certpost", "deliveries", "who", "--name", q.Name}
 	if q.Key {
 		line = append(line, "--key")
+	}
+	if since != "" {
+		line = append(line, "--since", since)
 	}
 	v.Commands = []command{{"certpost", shellLine(line...)}}
 	return view{template: "who", title: "Who got " + q.Name, data: v, renews: v.Reading, table: exported(desk.WhoTable, p.eachHandover(r.Context(), q))}, nil

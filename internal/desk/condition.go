@@ -101,6 +101,12 @@ func (cs Conditions[Q, T]) Parse(v url.Values, own ...string) (q Q, err error) {
 		}
 		for _, value := range all {
 			value = strings.TrimSpace(value)
+			c := c
+			if c.Kind == Span { // since a time is from it on
+				if from, ok := cs.find("from"); ok && from.Kind == Moment && isMoment(value) {
+					c = from
+				}
+			}
 			switch {
 			case value == "" || value == "any" && c.Values != nil:
 				continue
@@ -362,7 +368,8 @@ func moment[Q, T any](c Condition, of func(*Q) *time.Time, match func(time.Time)
 	}, match: func(q *Q) func(T) bool { return match(*of(q)) }}
 }
 
-// span returns a condition with a duration before now.
+// span returns a condition with a duration before now. Where the list has a condition "from", a
+// time is that instead, see Parse.
 func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since time.Time) func(T) bool) condition[Q, T] {
 	c.Kind, c.Hint = Span, "24h"
 	return condition[Q, T]{Condition: c, get: func(q *Q) string {
@@ -373,11 +380,33 @@ func span[Q, T any](c Condition, of func(*Q) *time.Duration, match func(since ti
 	}, set: func(q *Q, v string) error {
 		d, err := duration.Parse(v)
 		if err != nil || d <= 0 {
-			return fmt.Errorf("want a duration such as 30m, 24h or 7d, not %q", legible.Clean(v, 60))
+			return wrongSince(v)
 		}
 		*of(q) = d
 		return nil
 	}, match: func(q *Q) func(T) bool { return match(time.Now().Add(-*of(q))) }}
+}
+
+// wrongSince is the error of a value that is neither a duration nor a time.
+func wrongSince(v string) error {
+	return fmt.Errorf("want a duration such as 30m, 24h or 7d, or a date or time such as 2026-01-31 or 2026-01-31T15:04:05Z, not %q", legible.Clean(v, 60))
+}
+
+// ParseSince reads the begin of a period: a duration before now, or a time.
+func ParseSince(v string, now time.Time) (time.Time, error) {
+	if t, err := parseMoment(v); err == nil {
+		return t, nil
+	}
+	d, err := duration.Parse(v)
+	if err != nil || d <= 0 {
+		return time.Time{}, &Invalid{Text: "since: " + wrongSince(v).Error()}
+	}
+	return now.Add(-d), nil
+}
+
+func isMoment(v string) bool {
+	_, err := parseMoment(v)
+	return err == nil
 }
 
 // moments are the accepted forms of a time, UTC unless it has a zone. The second to fourth

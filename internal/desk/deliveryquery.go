@@ -76,7 +76,7 @@ var DeliveryConditions = Conditions[DeliveryQuery, indexed]{
 		func(q *DeliveryQuery) *string { return &q.Fingerprint }, func(q *DeliveryQuery) func(indexed) bool {
 			return hashed(hexDigits(q.Fingerprint), func(s *slot) uint64 { return s.finger })
 		}),
-	span(Condition{Key: "since", Label: "since", Help: "Only deliveries with an attempt in the last 24h, or another duration."},
+	span(Condition{Key: "since", Label: "since", Help: "Only deliveries with an attempt in the last 24h, another duration such as 7d, or since a time."},
 		func(q *DeliveryQuery) *time.Duration { return &q.Since }, attemptFrom),
 	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only deliveries whose last attempt was from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *DeliveryQuery) *time.Time { return &q.From }, attemptFrom),

@@ -49,7 +49,7 @@ var HistoryConditions = Conditions[HistoryQuery, *record]{
 			return func(r *record) bool { return r.number != 0 && outcomeNames[r.outcome()] == q.Ended }
 		}),
 	foldsOrNot(Condition{Key: "each", Label: "each letter", Help: "Every record (yes), or one for an action on many letters (no)."}),
-	span(Condition{Key: "since", Label: "since", Help: "Only records of the last 24h, or another duration."},
+	span(Condition{Key: "since", Label: "since", Help: "Only records of the last 24h, another duration such as 7d, or since a time."},
 		func(q *HistoryQuery) *time.Duration { return &q.Since }, recordFrom),
 	moment(Condition{Key: "from", Label: "from", Field: "From (UTC)", Help: "Only records from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *HistoryQuery) *time.Time { return &q.From }, recordFrom),

@@ -40,7 +40,7 @@ var LetterConditions = Conditions[Query, *letter]{
 		func(q *Query) **bool { return &q.Held }, func(l *letter) bool { return l.hold != nil }),
 	yesNo(Condition{Key: "superseded", Label: "superseded", Help: "Only letters whose target has a newer certificate (yes) or has none (no)."},
 		func(q *Query) **bool { return &q.Superseded }, func(l *letter) bool { return l.superseded != nil }),
-	span(Condition{Key: "since", Label: "since", Field: "Since", Help: "Only letters of the last 24h, or another duration."},
+	span(Condition{Key: "since", Label: "since", Field: "Since", Help: "Only letters of the last 24h, another duration such as 7d, or since a time."},
 		func(q *Query) *time.Duration { return &q.Since }, letterFrom),
 	moment(Condition{Key: "from", Label: "from", Help: "Only letters from this time on (2026-01-31, 2026-01-31T15:04:05Z)."},
 		func(q *Query) *time.Time { return &q.From }, letterFrom),

@@ -78,3 +78,33 @@ func TestQueriesThatCannotBeRead(t *testing.T) {
 		}
 	}
 }
+
+// Since takes a time as well as a duration, in every list that has a first time.
+func TestSinceATime(t *testing.T) {
+	t.Parallel()
+	want := time.Date(2026, 1, 31, 15, 4, 5, 0, time.UTC)
+	now := want
+	letters, err := LetterConditions.ParseFilter(map[string]string{"since": "2026-01-31T15:04:05Z"})
+	if err != nil || !letters.From.Equal(want) || letters.Since != 0 {
+		t.Errorf("%+v, %v", letters, err)
+	}
+	if records, err := HistoryConditions.ParseFilter(map[string]string{"since": "2026-01-31"}); err != nil || !records.From.Equal(want.Truncate(24*time.Hour)) {
+		t.Errorf("%+v, %v", records, err)
+	}
+	if runs, err := RunConditions.ParseFilter(map[string]string{"since": "7d"}); err != nil || runs.Since != 7*24*time.Hour {
+		t.Errorf("%+v, %v", runs, err)
+	}
+	if _, err := DeliveryConditions.ParseFilter(map[string]string{"since": "2026-01-31", "from": "2026-01-30"}); err == nil || !strings.Contains(err.Error(), "from: is given twice") {
+		t.Errorf("%v", err)
+	}
+	for text, want := range map[string]time.Time{"2026-01-31T15:04:05Z": want, "1h30m": want.Add(-90 * time.Minute), "2d": want.AddDate(0, 0, -2)} {
+		if got, err := ParseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "3", "-1h", "0s", "today"} {
+		if got, err := ParseSince(text, want); err == nil {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}

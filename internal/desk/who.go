@@ -2,6 +2,7 @@ package desk
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 type WhoQuery struct {
 	Name string // a name of the certificate, or *.suffix
 	Key  bool   // only mails with the private key, and those of which that is not known
+	// Since limits the list to mails from this time on; zero: all.
+	Since time.Time
 }
 
 // Handover is one mail that a relay accepted: what went out, when, and to whom.
@@ -49,13 +52,13 @@ func (d *Desk) Who(ctx context.Context, q WhoQuery, after uint64, size int) (Who
 	if q.Name = strings.TrimSpace(q.Name); q.Name == "" {
 		return out, &Invalid{Text: "name: is required: a name of the certificate, or *.suffix"}
 	}
-	listing, entries, err := d.deliveriesPage(ctx, DeliveryQuery{Name: q.Name}, after, pageSize(size))
+	listing, entries, err := d.deliveriesPage(ctx, DeliveryQuery{Name: q.Name, From: q.Since}, after, pageSize(size))
 	if err != nil {
 		return out, err
 	}
 	out.Next, out.Read, out.Of = listing.Next, listing.Read, listing.Of
 	for i := range entries {
-		out.Handovers = append(out.Handovers, handovers(&entries[i], q.Key)...)
+		out.Handovers = append(out.Handovers, slices.DeleteFunc(handovers(&entries[i], q.Key), func(h Handover) bool { return h.At.Before(q.Since) })...)
 	}
 	return out, nil
 }

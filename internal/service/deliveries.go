@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -40,17 +41,24 @@ func (c *API) delivery(ctx context.Context, r DeliveryRequest) (desk.DeliveryDet
 type WhoRequest struct {
 	Name  string `json:"name"`
 	Key   bool   `json:"key,omitempty"`
+	Since string `json:"since,omitempty"` // a duration before now, or a time
 	After uint64 `json:"after,omitempty"` // next of the page before
 	Size  int    `json:"size,omitempty"`  // deliveries on the page
 }
 
 // who waits like deliveries until the index has read the whole ledger.
 func (c *API) who(ctx context.Context, r WhoRequest) (listing desk.WhoListing, err error) {
+	q := desk.WhoQuery{Name: r.Name, Key: r.Key}
+	if r.Since != "" {
+		if q.Since, err = desk.ParseSince(r.Since, time.Now()); err != nil {
+			return listing, err
+		}
+	}
 	if err := c.current(ctx); err != nil {
 		return listing, err
 	}
 	late := Until(ctx, func() bool {
-		listing, err = c.desk.Who(ctx, desk.WhoQuery{Name: r.Name, Key: r.Key}, r.After, min(r.Size, MaxPage))
+		listing, err = c.desk.Who(ctx, q, r.After, min(r.Size, MaxPage))
 		return err != nil || listing.Read >= listing.Of
 	})
 	if err == nil && late != nil {
