@@ -112,3 +112,47 @@ func TestCancelAtEveryDoor(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 }
+
+// What was delivered is sent again at page, command and NATS service, once for each order that is confirmed.
+func TestResendAtEveryDoor(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, "")
+	d := o.doors()
+	o.publish("r1", "ops")
+	o.settled()
+	if out := o.certpost("deliveries", "resend", "--event", "r1", "--target", "ops", "--reason", "lost", "--dry-run").done(t); !strings.Contains(out, "preflight of r1 to ops: ") || !strings.HasSuffix(out, "1 delivery would be sent again\n") {
+		t.Errorf("%s", out)
+	}
+	if out := o.certpost("deliveries", "resend", "--event", "r1", "--reason", "lost"); out.code != exitUsage || !strings.Contains(out.stderr, "1 delivery would be sent again: add --yes") {
+		t.Errorf("not confirmed: %+v", out)
+	}
+	if out := o.certpost("deliveries", "resend", "--event", "r1", "--to-target", "nobody", "--reason", "a new team", "--yes"); out.code != exitFailed || !strings.Contains(out.stderr, "the event names its targets, and nobody is not among them") {
+		t.Errorf("another target: %+v", out)
+	}
+	if out := o.certpost("deliveries", "resend", "--event", "r1", "--reason", "lost", "--yes").done(t); out != "1 delivery published again\n" {
+		t.Errorf("%s", out)
+	}
+	o.settled()
+	page := "/deliveries/ops/" + events.Token("r1")
+	status, text := d.visit("POST " + page + "/resend reason=lost+again")
+	if status != http.StatusOK || !strings.Contains(text, "A second mail goes out") || !strings.Contains(text, "To ops: ") {
+		t.Errorf("%d, %s", status, text)
+	}
+	if status, text := d.visit("POST " + page + "/resend reason=lost+again&confirm=yes&hash=other"); status != http.StatusConflict {
+		t.Errorf("another selection: %d, %s", status, text)
+	}
+	if status, text := d.visit("POST " + page + "/resend reason=lost+again&confirm=yes"); status != http.StatusSeeOther {
+		t.Errorf("%d, %s", status, text)
+	}
+	o.settled()
+	if status, text := d.request(`deliveries.resend {"reason": "all"}`); status != http.StatusBadRequest || !strings.Contains(text, "no deliveries are selected") {
+		t.Errorf("%d, %s", status, text)
+	}
+	if status, text := d.request(`deliveries.resend {"deliveries": [{"target": "ops", "event": "r1"}], "reason": "by request"}`); status != http.StatusOK || !strings.Contains(text, `"done":1`) {
+		t.Errorf("%d, %s", status, text)
+	}
+	o.settled()
+	if status, text := d.request(`deliveries.show {"target": "ops", "event": "r1"}`); status != http.StatusOK || !strings.Contains(text, `"state":"sent"`) || !strings.Contains(text, `"generation":4`) {
+		t.Errorf("%d, %s", status, text)
+	}
+}

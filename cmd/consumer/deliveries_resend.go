@@ -11,8 +11,8 @@ import (
 
 type deliveriesResendCmd struct {
 	filterFlags
-	To             string `help:"Send the events to this target, which was added later, instead of to the same again." placeholder:"ID"`
-	Force          bool   `help:"With --to: also what was delivered there."`
+	To             string `name:"to-target" help:"Send the events to this target, which was added later, instead of to the same again." placeholder:"ID"`
+	Force          bool   `help:"With --to-target: also what was delivered there."`
 	WithSuperseded bool   `help:"Include certificates of which the target has a newer one."`
 	Reason         string `help:"Reason (kept in the audit)." required:""`
 	DryRun         bool   `help:"Only print what would be sent, and whether it would be delivered."`

@@ -51,12 +51,43 @@ type ResendPreflight struct {
 // MaxResent is the maximum number of deliveries in one order to resend: each is a mail that a mistake sends twice.
 const MaxResent = 1000
 
+// names returns the deliveries that the selection names and says no more of; nil if it does not.
+func (s *ResendSelection) names() []DeliveryName {
+	q := s.Query
+	q.State = ""
+	switch {
+	case q == (DeliveryQuery{}) && s.Named != nil:
+		return s.Named
+	case q == (DeliveryQuery{Target: q.Target, Event: q.Event}) && q.Target != "" && q.Event != "" && s.Named == nil:
+		return []DeliveryName{{q.Target, q.Event}}
+	}
+	return nil
+}
+
 // resendable returns the selected deliveries, newest first.
 func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.Entry, superseded int, err error) {
 	if s.Query.State != "" && s.Query.State != broker.StateSent {
 		return nil, 0, invalid("only deliveries in state sent can be sent again, not %s: replay dead letters, retry what waits", s.Query.State)
 	}
 	s.Query.State = broker.StateSent
+	if names := s.names(); names != nil { // read from the ledger: the index is behind it
+		for _, n := range names {
+			found, err := d.b.Deliveries(ctx, n.Target, n.Event)
+			if err != nil {
+				return nil, 0, err
+			}
+			for _, e := range found {
+				switch {
+				case e.State != broker.StateSent:
+				case !s.WithSuperseded && d.isSuperseded(cmp.Or(s.To, e.Target), &e):
+					superseded++
+				default:
+					all = append(all, e)
+				}
+			}
+		}
+		return all, superseded, nil
+	}
 	named := WaitSelection{Named: s.Named}
 	for after := uint64(0); ; {
 		page, err := d.Deliveries(ctx, s.Query, after, maxPage)
