@@ -186,6 +186,10 @@ var commandTable = map[string]commandFacts{
 	"deliveries who": {nats: true, examples: []example{
 		{"Who got the private key of a name", "certpost deliveries who --name www.example.com --key"},
 	}},
+	"deliveries resend": {nats: true, acts: true, examples: []example{
+		{"Send once more what was lost at its recipient", "certpost deliveries resend --event EVENT --target mx1 --reason 'lost at the recipient'"},
+		{"What a target that was added later should have", "certpost deliveries resend --since 24h --to-target partner --reason 'new partner' --dry-run"},
+	}},
 	"deliveries retry": {nats: true, acts: true, examples: []example{
 		{"Try now what waits for a relay that is back", "certpost deliveries retry --lane smtp-example-com-587"},
 		{"Everything that waits", "certpost deliveries retry --all"},
