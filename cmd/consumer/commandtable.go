@@ -119,6 +119,16 @@ var commandTable = map[string]commandFacts{
 	"dead-letters release": {nats: true, acts: true, examples: []example{
 		{"End the hold", "certpost dead-letters release 45"},
 	}},
+	"dead-letters note": {nats: true, acts: true, examples: []example{
+		{"Tell the others what was found out about a group", "certpost dead-letters note 367292c83597 'the provider is asked, answer on Monday'"},
+	}},
+	"dead-letters assign": {nats: true, acts: true, examples: []example{
+		{"Say who works on a group", "certpost dead-letters assign 367292c83597 alice"},
+		{"Assign it to no one", "certpost dead-letters assign 367292c83597 --remove"},
+	}},
+	"dead-letters ticket": {nats: true, acts: true, examples: []example{
+		{"Link the ticket of a group", "certpost dead-letters ticket 367292c83597 https://tickets.example.com/4711"},
+	}},
 	"replays list": {nats: true, examples: []example{
 		{"List the replay runs", "certpost replays list"},
 	}},

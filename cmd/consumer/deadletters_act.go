@@ -120,6 +120,14 @@ type lettersRestoreCmd struct {
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
 }
 
+// Validate is called when the command line has been read. Letters given by number are restored part
+// by part, however many they are.
+func (c *lettersRestoreCmd) Validate() error {
+	some := c.chosen
+	some.Numbers = some.Numbers[:min(len(some.Numbers), service.MaxNumbered)]
+	return some.Validate()
+}
+
 func (c *lettersRestoreCmd) Run(a *app) error {
 	order := c.selection(c.Reason)
 	return a.act(&c.chosen, "dead.restore", "restored", &order, &order, c.Output, nil)

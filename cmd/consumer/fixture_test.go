@@ -214,7 +214,7 @@ func command(t *testing.T, env []string, args ...string) said {
 }
 
 // actingOn finds the line that says on which system a command acts.
-var actingOn = regexp.MustCompile(`(?m)^certpost: acting on nats://\S+\n`)
+var actingOn = regexp.MustCompile(`(?m)^certpost: acting on nats://\S+\r?\n`)
 
 // done requires that the command succeeded and wrote nothing to standard error. It returns
 // the standard output.

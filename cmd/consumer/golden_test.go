@@ -122,7 +122,7 @@ func TestListsGolden(t *testing.T) {
 		o.settled()
 	}
 	kept := map[string]bool{}
-	masked := strings.NewReplacer(o.dir, "DIR", actor(), "USER@HOST")
+	masked := strings.NewReplacer(o.dir, "DIR", actor(), "USER@HOST", "@"+hostName(), "@HOST")
 	for _, run := range goldenRuns {
 		var text strings.Builder
 		for line := range strings.SplitSeq(run.lines, "; ") {

@@ -139,7 +139,9 @@ func (o *fixture) at(term *lab.Terminal, interrupt string, args ...string) said 
 	<-watched
 	fmt.Fprint(term.Program, "[the end]")
 	term.Awaits("[the end]")
-	return said{code: code, stdout: stdout.String(), stderr: strings.TrimSuffix(term.Shown(), "[the end]")}
+	shown := strings.TrimSuffix(term.Shown(), "[the end]")
+	where := actingOn.FindString(shown)
+	return said{code: code, stdout: stdout.String(), stderr: strings.Replace(shown, where, "", 1), where: where}
 }
 
 // Long work shows its progress only at a terminal. It can be interrupted between two
