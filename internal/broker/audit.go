@@ -156,7 +156,7 @@ type AuditRecord struct {
 	LetterNumber uint64 `json:"letter_number,omitempty"`
 	NewLetter    uint64 `json:"new_letter,omitempty"`
 	Delivery     uint64 `json:"delivery,omitempty"`
-	// Generation is that of the delivery in a record `sent`, OrderedBy who ordered the replay, if
+	// Generation is that of the delivery in the records `sent` and `resent`, OrderedBy who ordered the replay, if
 	// that is known.
 	Generation int    `json:"generation,omitempty"`
 	OrderedBy  *Actor `json:"ordered_by,omitempty"`

@@ -40,8 +40,9 @@ func (b *Broker) RecordSent(ctx context.Context, by Actor, e Entry, letter uint6
 }
 
 // orderOf returns the record that ordered a replay: the newest intent or outcome of the letter,
-// or without a number the outcome that names the delivery. nil: there is none. A replay to
-// another target is recorded under the letter's own.
+// or without a number the outcome that names the delivery, or the order of a resend with its
+// generation: a relay may accept the mail before that outcome is recorded. nil: there is none. A
+// replay to another target is recorded under the letter's own.
 func (b *Broker) orderOf(ctx context.Context, sent AuditRecord) (order *AuditRecord, err error) {
 	for raw, err := range b.read(ctx, AuditStream, auditPrefix+"*.*."+events.Token(sent.Event), 1) {
 		if err != nil {
@@ -50,7 +51,8 @@ func (b *Broker) orderOf(ctx context.Context, sent AuditRecord) (order *AuditRec
 		r := readRecord(raw)
 		switch {
 		case r.Action != ActionReplayed && r.Action != ActionResent || r.Event != sent.Event || r.Target != sent.Target && r.NewTarget != sent.Target:
-		case sent.LetterNumber != 0 && r.LetterNumber == sent.LetterNumber, sent.LetterNumber == 0 && r.Delivery == sent.Delivery:
+		case sent.LetterNumber != 0 && r.LetterNumber == sent.LetterNumber, sent.LetterNumber == 0 && r.Delivery == sent.Delivery,
+			sent.LetterNumber == 0 && r.Action == ActionResent && r.Generation == sent.Generation:
 			order = &r
 		}
 	}

@@ -116,7 +116,7 @@ func (b *Broker) Resend(ctx context.Context, e Entry, by Actor, how Resend) (seq
 	if err != nil {
 		return 0, err
 	}
-	r := AuditRecord{Action: ActionResent, Stage: StageIntent, Actor: by, Reason: how.Reason, Event: e.Event, Target: e.Target, Lane: how.Lane}
+	r := AuditRecord{Action: ActionResent, Stage: StageIntent, Actor: by, Reason: how.Reason, Event: e.Event, Target: e.Target, Lane: how.Lane, Generation: there.Generation + 1}
 	if how.Target != e.Target {
 		r.NewTarget = how.Target
 	}

@@ -151,6 +151,44 @@ func TestWhoReplaysAnEventIsRecorded(t *testing.T) {
 	}
 }
 
+// The mail of a resend may be accepted before the outcome of the order is recorded: the record
+// of the mail says who ordered it all the same.
+func TestWhoOrderedASentMailIsRecorded(t *testing.T) {
+	t.Parallel()
+	fake := newFakeCourier("ops")
+	var republished func()
+	b := &fixture{t: t, fake: fake, set: quick(), cfg: broker.Config{DataDir: t.TempDir(), Listen: "none", SyncInterval: "2m", Reached: func(point string) {
+		if point == broker.PointRepublished {
+			republished()
+		}
+	}}}
+	b.start()
+	b.publish(event("e1", "ops"))
+	sent := func() (records []broker.AuditRecord) {
+		for r, err := range b.broker.ReadAudit(context.Background(), 1) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Action == broker.ActionSent {
+				records = append(records, r)
+			}
+		}
+		return records
+	}
+	var e broker.Entry
+	b.until("sent", func() bool {
+		e = b.entry("ops", "e1")
+		return e.State == broker.StateSent
+	})
+	republished = func() { b.until("the mail was recorded", func() bool { return len(sent()) == 1 }) }
+	if _, err := b.broker.Resend(context.Background(), e, broker.Actor{Name: "alice"}, broker.Resend{Target: "ops", Lane: "relay", Reason: "lost"}); err != nil {
+		t.Fatal(err)
+	}
+	if r := sent()[0]; r.OrderedBy == nil || r.OrderedBy.Name != "alice" || r.Reason != "sent again, ordered by alice" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Fault: unavailable at start. Result: Certpost waits without a time limit.
 func TestNATSThatComesLaterIsWaitedFor(t *testing.T) {
 	t.Parallel()
