@@ -109,6 +109,18 @@ func TestEventsFindARenamedTarget(t *testing.T) {
 	}
 }
 
+// A list of allowed targets that still has a former id is warned of.
+func TestListsWithAFormerID(t *testing.T) {
+	t.Parallel()
+	o := newFixture(t, net.JoinHostPort("localhost", "1"), RelayLimits{}, func(target *Target) {
+		target.ID, target.FormerIDs = "ops", []string{"old"}
+	})
+	found := o.book.Current().Undefined("targets", []string{"ops", "old"})
+	if len(found) != 1 || found[0].Path != "targets[1]" || found[0].Message != `target "old" is not defined: it is a former id of "ops", which it does not open` {
+		t.Errorf("%+v", found)
+	}
+}
+
 func codeOf(f *verdict.Failure) verdict.Code {
 	if f == nil {
 		return ""
