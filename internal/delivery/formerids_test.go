@@ -63,6 +63,8 @@ func TestFormerIDs(t *testing.T) {
 
 // An event that names former ids goes to the target that had them, once; what its source may send to
 // is asked for that target. An attempt under a former id, which had waited, says where its replay goes.
+//
+// Fault: an event names former ids of a target. Result: it goes to the target, once.
 func TestEventsFindARenamedTarget(t *testing.T) {
 	t.Parallel()
 	leaf := lab.SelfSigned("www.example.com")
@@ -116,7 +118,7 @@ func TestListsWithAFormerID(t *testing.T) {
 		target.ID, target.FormerIDs = "ops", []string{"old"}
 	})
 	found := o.book.Current().Undefined("targets", []string{"ops", "old"})
-	if len(found) != 1 || found[0].Path != "targets[1]" || found[0].Message != `target "old" is not defined: it is a former id of "ops", which it does not open` {
+	if len(found) != 1 || found[0].Path != "targets[1]" || found[0].Message != `target "old" is not defined: it is a former id of "ops"` {
 		t.Errorf("%+v", found)
 	}
 }

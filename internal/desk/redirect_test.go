@@ -20,6 +20,8 @@ func (r renamed) Targets() []verdict.TargetView {
 
 // Letters for a former id go to the target that had it: one, a run of several, and what is sent again.
 // Letter, preflight and audit say where. A disabled target gets nothing.
+//
+// Fault: a dead letter for the former id of a target. Result: its replay goes to the target.
 func TestReplaysOfAFormerIDGoToItsTarget(t *testing.T) {
 	t.Parallel()
 	x := start(t)
