@@ -224,6 +224,7 @@ func (s *instance) serveIngest(guard *access.Access, registry prometheus.Registe
 		}
 		if len(l.Targets) > 0 {
 			sender.MayTarget = func(id string) bool {
+				id = s.cfg.Book.CurrentID(id)
 				return slices.ContainsFunc(l.Targets, func(pattern string) bool { return delivery.MatchesTarget(pattern, id) })
 			}
 		}

@@ -226,10 +226,18 @@ func (c *lettersShowCmd) Run(a *app) error {
 	return a.printLetter(&d)
 }
 
+// redirectedTo says where the replay of a letter for a former id goes, "" if its target has no other id.
+func redirectedTo(target string) string {
+	if target == "" {
+		return ""
+	}
+	return "redirected to " + target
+}
+
 func (a *app) printLetter(d *desk.WholeLetter) error {
 	fields := [][2]string{
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
-		{"Target", d.Target}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
+		{"Target", d.Target}, {"Replay", redirectedTo(d.RedirectedTo)}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
 		{"Sent?", cmp.Or(d.Reach, sentText(d.Certainty))}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Has the mail", strings.Join(d.Has, ", ")}, {"Not sent to", strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"Failed replays", number(d.FailedReplays)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},

@@ -127,6 +127,7 @@ func (b *Broker) replayOf(ctx context.Context, d DeadLetter, how Replay) (*nats.
 		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+how.Target+"/letter-"+strconv.FormatUint(d.Sequence, 10))
 		m.Header.Set(HeaderTarget, how.Target)
 		m.Header.Set(HeaderLane, how.Lane)
+		m.Header.Set(HeaderGeneration, strconv.Itoa(d.Generation+1))
 	case d.Lane != "":
 		gen := strconv.Itoa(d.Generation + 1)
 		m.Header.Set(nats.MsgIdHdr, d.Token+"/"+d.Target+"/"+gen)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -20,8 +21,10 @@ var ErrNotResendable = errors.New("it cannot be sent again")
 // Resend says how to send again what was delivered.
 type Resend struct {
 	Target, Lane string // the delivery's own target, or another one, in its present lane
-	Force        bool   // to another target: also if the event was delivered there
-	Reason       string
+	// FormerIDs are the ids that Target had before: what was delivered under one was delivered to it.
+	FormerIDs []string
+	Force     bool // to another target: also if the event was delivered there
+	Reason    string
 }
 
 // Resendable returns the event of a delivery and the entry of the target that is to get it, the zero
@@ -39,7 +42,12 @@ func (b *Broker) Resendable(ctx context.Context, e Entry, how Resend) (StoredEve
 	if len(known) > 0 {
 		there = known[0]
 	}
-	other := how.Target != e.Target
+	if there.Event == "" {
+		if there, err = b.FormerEntry(ctx, how.Target, how.FormerIDs, token); err != nil && !errors.Is(err, ErrNoEntry) {
+			return StoredEvent{}, Entry{}, err
+		}
+	}
+	other := how.Target != e.Target && !slices.Contains(how.FormerIDs, e.Target)
 	switch {
 	case there.Event != "" && there.Digest != e.Digest:
 		return none("its event id was used for another certificate there")

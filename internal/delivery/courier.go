@@ -7,6 +7,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/dane"
@@ -104,20 +105,7 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 		if ev.Certificate.Ref == nil {
 			_, _ = c.verified(ctx, ev) // a certificate that cannot be delivered is each delivery's failure
 		}
-		var routes []verdict.Route
-		for _, id := range ev.Targets {
-			failure := may.target(id) // first: a source learns nothing of targets of others
-			var t *Target
-			if failure == nil {
-				t, failure = lookUp(defs, id)
-			}
-			if failure != nil {
-				routes = append(routes, verdict.Route{Target: id, Failure: failure})
-				continue
-			}
-			routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
-		}
-		return routes, nil
+		return c.named(defs, may, ev.Targets), nil
 	}
 	b, failure := c.verified(ctx, ev)
 	if failure != nil {
@@ -134,6 +122,33 @@ func (c *Courier) Resolve(ctx context.Context, ev *events.Event) ([]verdict.Rout
 	return routes, nil
 }
 
+// named returns the routes to the targets that an event names, one for each: it may name one by its
+// id and by former ids.
+func (c *Courier) named(defs *Definitions, may rights, ids []string) (routes []verdict.Route) {
+	for _, named := range ids {
+		id := defs.current(named)
+		failure := may.target(id) // first: a source learns nothing of targets of others
+		if failure != nil {
+			if unknown := may.target(named); unknown != nil {
+				id, failure = named, unknown
+			}
+		}
+		if slices.ContainsFunc(routes, func(r verdict.Route) bool { return r.Target == id }) {
+			continue
+		}
+		var t *Target
+		if failure == nil {
+			t, failure = lookUp(defs, id)
+		}
+		if failure != nil {
+			routes = append(routes, verdict.Route{Target: id, Failure: failure})
+			continue
+		}
+		routes = append(routes, verdict.Route{Target: t.ID, Lane: t.Lane()})
+	}
+	return routes
+}
+
 // verified returns the event's certificate, and notes in the event that the chain was verified,
 // so that its deliveries need not verify it again.
 func (c *Courier) verified(ctx context.Context, ev *events.Event) (*payload.Bundle, *verdict.Failure) {
@@ -148,8 +163,14 @@ func lookUp(defs *Definitions, id string) (*Target, *verdict.Failure) {
 	if ok && !t.Disabled {
 		return t, nil
 	}
-	if ok {
+	now, renamed := defs.byFormerID[id]
+	switch {
+	case ok:
 		why = "is disabled: enable it"
+	case renamed && now.Disabled:
+		why = fmt.Sprintf("is a former id of %s, which is disabled: enable that", now.ID)
+	case renamed:
+		why = fmt.Sprintf("is a former id of %s, where the replay goes: check that its recipients are the right ones", now.ID)
 	}
 	return nil, verdict.Fail(verdict.TargetUnknown, verdict.PhaseResolve,
 		fmt.Sprintf("target %q %s, then replay", legible.Clean(id, 80), why))

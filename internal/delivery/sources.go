@@ -298,8 +298,11 @@ func (d *Definitions) Undefined(path string, ids []string) []config.Problem {
 	return v.found
 }
 
-// nearest is a question for a target whose id is similar, "" if there is none.
+// nearest names the target of a former id, or asks for one whose id is similar; "" if there is none.
 func nearest(id string, d *Definitions) string {
+	if now := d.current(id); now != id {
+		return fmt.Sprintf(": it is a former id of %q", now)
+	}
 	if near := legible.Nearest(id, slices.Sorted(maps.Keys(d.byID))...); near != "" {
 		return fmt.Sprintf(": did you mean %q?", near)
 	}

@@ -17,6 +17,10 @@ type Target struct {
 	// ID is the name of the target in subjects, logs and pages: 1 to 64 characters of
 	// A-Z, a-z, 0-9, _ and -.
 	ID string `yaml:"id" required:"true" pattern:"^[A-Za-z0-9_-]{1,64}$"`
+	// FormerIDs are ids that the target had before, in the form of id. Events that name one of
+	// them, and replays of dead letters that were for it, go to this target. What was delivered
+	// under a former id is not delivered again. No target may have such an id now.
+	FormerIDs []string `yaml:"former_ids"`
 	// Type is the kind of delivery: smtp sends a mail; postfix, dovecot and file put the
 	// certificate and its key into files on a mail host, and make the program there serve them.
 	Type string `yaml:"type" enum:"smtp,postfix,dovecot,file"`

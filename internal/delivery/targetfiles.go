@@ -208,14 +208,12 @@ func (s Source) parseFile(f file, keys []string) ([]Target, []origin, []config.P
 // list: the problems have the places of the targets, and of the rules for relays.
 func validateAt(targets [][]relayOption, origins []origin, relays *config.Document) []config.Problem {
 	var found []config.Problem
-	first := firstWithID(targets)
+	ids := newIDTable(targets)
+	called := func(i int) string { return origins[i].String() }
 	for i, options := range targets {
 		from := origins[i]
-		problems, ruled := validateRelayOptions(options)
+		problems, ruled := validateRelayOptions(options, ids, i, called)
 		found = append(found, relays.Locate(ruled)...)
-		if id := options[0].ID; first[id] != i && id != "" {
-			problems = append(problems, duplicateID("id", id, origins[first[id]].String()))
-		}
 		for j := range problems {
 			problems[j].Path = strings.TrimPrefix(from.path+"."+problems[j].Path, ".")
 		}

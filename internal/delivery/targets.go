@@ -16,7 +16,9 @@ import (
 type Definitions struct {
 	targets []*Target
 	byID    map[string]*Target
-	index   *matchIndex // of targets
+	// byFormerID has the targets by the ids that they had before.
+	byFormerID map[string]*Target
+	index      *matchIndex // of targets
 	// relays has, by target, its relays in the order in which they are tried: the target
 	// itself, and for each fallback the target as if that were its only relay. A target on a
 	// mail host has only itself there, and no relay.
@@ -44,7 +46,7 @@ func (r Relays) Define(targets []Target) (*Definitions, []config.Problem) {
 
 // define makes definitions of targets that are valid.
 func define(b *ruleBook, targets [][]relayOption) *Definitions {
-	d := &Definitions{byID: make(map[string]*Target, len(targets)), relays: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
+	d := &Definitions{byID: make(map[string]*Target, len(targets)), byFormerID: map[string]*Target{}, relays: make(map[string][]*Target, len(targets)), limits: make(map[string]RelayLimits), sources: make(map[string]map[string]string)}
 	for _, options := range targets {
 		t := options[0].Target
 		d.sources[t.ID] = options[0].from
@@ -62,6 +64,9 @@ func define(b *ruleBook, targets [][]relayOption) *Definitions {
 		}
 		d.targets = append(d.targets, t)
 		d.byID[t.ID] = t
+		for _, id := range t.FormerIDs {
+			d.byFormerID[id] = t
+		}
 	}
 	assignLanes(d.targets)
 	d.index = newMatchIndex(d.targets)

@@ -79,7 +79,7 @@ func (d *Definitions) view(t *Target) verdict.TargetView {
 
 func (d *Definitions) newView(t *Target) verdict.TargetView {
 	v := verdict.TargetView{
-		ID: t.ID, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
+		ID: t.ID, FormerIDs: t.FormerIDs, Type: t.Type, Disabled: t.Disabled, Lane: t.lane, Payload: t.Payload,
 		To: slices.Concat(t.To, t.CC, t.BCC), Where: d.remarks[t.ID].where, Warnings: d.remarks[t.ID].warnings,
 	}
 	for _, relay := range d.relays[t.ID] {

@@ -37,24 +37,21 @@ func (r Relays) relayOptionsOf(targets []Target) ([][]relayOption, []config.Prob
 	found := r.Validate()
 	name := func(i int) string { return fmt.Sprintf("targets[%d]", i) }
 	options := newRuleBook(r).allRelayOptions(targets)
-	first := firstWithID(options)
+	ids := newIDTable(options)
 	for i := range targets {
-		own, ruled := validateRelayOptions(options[i])
+		own, ruled := validateRelayOptions(options[i], ids, i, name)
 		for _, p := range own {
 			p.Path = name(i) + "." + p.Path
 			found = append(found, p)
 		}
 		found = append(found, ruled...)
-		if id := targets[i].ID; first[id] != i && id != "" {
-			found = append(found, duplicateID(name(i)+".id", id, name(first[id])))
-		}
 	}
 	return options, append(found, sharedFiles(options, name)...)
 }
 
-// validateRelayOptions returns the problems of one target, with paths in the target,
-// and separately those of the rules that apply to it.
-func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
+// validateRelayOptions returns the problems of the target at an index, with paths in the target,
+// and separately those of the rules that apply to it. called names the target at another index.
+func validateRelayOptions(options []relayOption, ids idTable, index int, called func(int) string) (own, ruled []config.Problem) {
 	v := &validation{}
 	if len(options) > 1+maxFallbacks {
 		v.err("fallback", "has %d relays: at most %d are allowed", len(options)-1, maxFallbacks)
@@ -69,22 +66,8 @@ func validateRelayOptions(options []relayOption) (own, ruled []config.Problem) {
 			}
 		}
 	}
+	ids.check(v, index, options[0].Target, called)
 	return v.found, ruled
-}
-
-// firstWithID returns, for each id, the index of the first target that has it.
-func firstWithID(targets [][]relayOption) map[string]int {
-	first := make(map[string]int, len(targets))
-	for i, options := range targets {
-		if _, taken := first[options[0].ID]; !taken {
-			first[options[0].ID] = i
-		}
-	}
-	return first
-}
-
-func duplicateID(path, id, twin string) config.Problem {
-	return config.Problem{Path: path, Message: fmt.Sprintf("%s is already the id of %s: every target needs its own", id, twin)}
 }
 
 // validation collects the problems of one target; paths begin at its keys.

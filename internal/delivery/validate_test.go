@@ -35,7 +35,7 @@ func loadTarget(t *testing.T, lines ...string) (*Target, []string) {
 	one.SetDefaults()
 	doc, problems := config.Parse("t.yaml", []byte(strings.Join(merged, "\n")+"\n"), &one)
 	options := newRuleBook(Relays{}).relayOptions(&one)
-	found, _ := validateRelayOptions(options)
+	found, _ := validateRelayOptions(options, newIDTable([][]relayOption{options}), 0, nil)
 	problems = doc.Locate(append(problems, found...))
 	var texts []string
 	for _, p := range problems {

@@ -31,6 +31,7 @@ func (d *Desk) Replay(ctx context.Context, by broker.Actor, number uint64, uncer
 
 // replay publishes one letter again, as it is or edited.
 func (d *Desk) replay(ctx context.Context, by broker.Actor, letter broker.DeadLetter, how broker.Replay) error {
+	d.redirect(letter, &how)
 	err := d.b.Replay(ctx, letter, by, how)
 	if err == nil {
 		d.off(letter.Sequence)

@@ -217,6 +217,7 @@ type Detail struct {
 	Remedy        string              `json:"remedy"`
 	Expires       time.Time           `json:"expires,omitzero"`             // when it expires; for a discarded letter, until when it can be restored
 	Siblings      int                 `json:"siblings"`                     // other open letters of its group
+	RedirectedTo  string              `json:"redirected_to,omitempty"`      // the target to which its replay goes, because its own is a former id of that
 	NotReplayable string              `json:"cannot_be_replayed,omitempty"` // the reason; "" if it can be replayed
 	MessageID     string              `json:"message_id,omitempty"`
 	Has           []string            `json:"has_the_mail,omitempty"` // recipients to whom it was sent; Recipients have not got it

@@ -35,6 +35,9 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out.ToFix = toFix(&there)
 	out.Letter.Fingerprint = fingerprintOf(&there)
 	out.Cause, out.Remedy = Explain(there.Code, there.Phase, adviceOf(there.Code, there.Phase, there.Reason))
+	if t, renamed := d.redirected(there.Target); renamed && out.Status == Open {
+		out.RedirectedTo = t.ID
+	}
 	if leaf, ok := leafOf(there.Body); ok {
 		out.Certificate = leaf.Value().certificate()
 	}

@@ -60,11 +60,12 @@ func (d *Desk) Editable(letter Detail) bool {
 
 // EditTargets returns the targets to which a letter may be sent, its own first.
 func (d *Desk) EditTargets(letter Detail) (ids []string) {
-	if letter.Target != "" {
-		ids = append(ids, letter.Target)
+	own := d.currentTarget(letter.Target)
+	if own != "" {
+		ids = append(ids, own)
 	}
 	for _, t := range d.deliverer.Targets() {
-		if t.ID != letter.Target && !t.Disabled && slices.Contains(d.edits.Targets, t.ID) {
+		if t.ID != own && !t.Disabled && slices.Contains(d.edits.Targets, t.ID) {
 			ids = append(ids, t.ID)
 		}
 	}
@@ -88,14 +89,16 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 	if err := d.EditsAllowed(); err != nil {
 		return err
 	}
+	own := d.currentTarget(letter.Target)
+	other := edit.Target != "" && edit.Target != own && edit.Target != letter.Target
 	switch {
 	case letter.Status != Open:
 		return Gone(letter)
-	case edit.Target == letter.Target && len(edit.Recipients) == 0, edit.Target == "" && len(edit.Recipients) == 0:
+	case !other && len(edit.Recipients) == 0:
 		return ErrNoEdit
 	}
-	target := letter.Target
-	if edit.Target != "" && edit.Target != letter.Target {
+	target := own
+	if other {
 		target = edit.Target
 		if !slices.Contains(d.edits.Targets, target) {
 			return &EditRefused{"target", refused{fmt.Errorf("target %q is not in http.edit_and_replay.targets", legible.Clean(target, 80)), ErrNotAllowed}}
@@ -112,7 +115,7 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 		}
 	}
 	view, _ := d.targetView(target)
-	if target == letter.Target && sameSet(edit.Recipients, view.To) {
+	if target == own && sameSet(edit.Recipients, view.To) {
 		return ErrNoEdit
 	}
 	for _, recipient := range edit.Recipients {

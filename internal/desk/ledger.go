@@ -179,7 +179,7 @@ func (d *Desk) deliveriesPage(ctx context.Context, q DeliveryQuery, after uint64
 }
 
 // Delivery returns all that is known of one delivery; ErrNotFound when the ledger has no
-// entry.
+// entry. What a target got under a former id is its own.
 func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDetail, error) {
 	if !events.IsToken(target) || event == "" {
 		return DeliveryDetail{}, fmt.Errorf("delivery of %q to %q: %w", event, target, ErrNotFound)
@@ -189,7 +189,13 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 		return DeliveryDetail{}, err
 	}
 	if len(entries) == 0 {
-		return d.waitingDelivery(ctx, target, event)
+		waiting, err := d.waitingDelivery(ctx, target, event)
+		if !errors.Is(err, ErrNotFound) {
+			return waiting, err
+		}
+		if entries, _ = d.formerEntries(ctx, target, event); len(entries) == 0 {
+			return waiting, err
+		}
 	}
 	if entries[0].State.Final() {
 		if err := d.findReplay(ctx, &entries[0]); err != nil {

@@ -26,12 +26,16 @@ func (d *Desk) Preflight(ctx context.Context, number uint64, envelope bool) (ver
 	if why := letter.Unreplayable(); why != "" {
 		return verdict.NewPreflight([]verdict.Finding{{What: "event", Status: verdict.Error, Message: why}}), nil
 	}
+	var all []verdict.Finding
+	if t, renamed := d.redirected(letter.Target); renamed {
+		all, letter.Target = append(all, aboutRedirect(letter.Target, t.ID)), t.ID
+	}
 	entry, found := d.examineLedger(ctx, letter)
 	trial := verdict.Trial{Target: letter.Target, From: verdict.Origin{Subject: letter.EventSubject, Published: letter.Published}, Event: letter.Body, Envelope: envelope}
 	if entry != nil && entry.State != broker.StateSent {
 		trial.Accepted = entry.Accepted
 	}
-	all := append(d.deliverer.Examine(ctx, trial), found...)
+	all = append(append(all, d.deliverer.Examine(ctx, trial)...), found...)
 	return verdict.NewPreflight(append(all, d.untriedPart(letter, entry, envelope)...)), nil
 }
 
@@ -94,6 +98,9 @@ func (d *Desk) examineLedger(ctx context.Context, letter broker.DeadLetter) (*br
 		return nil, nil // Examine says so
 	}
 	entries, err := d.b.Deliveries(ctx, letter.Target, ev.ID)
+	if err == nil && len(entries) == 0 {
+		entries, err = d.formerEntries(ctx, letter.Target, ev.ID)
+	}
 	if err != nil {
 		return nil, []verdict.Finding{{What: verdict.PartLedger, Status: verdict.NotTried, Message: "what was delivered before cannot be read now: " + err.Error()}}
 	}

@@ -107,7 +107,9 @@ func (w *worker) replay(ctx context.Context, number uint64) error {
 		return errUnreplayable(why)
 	}
 	spec := w.record.Spec
-	return w.b.Replay(ctx, letter, w.record.By, broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id})
+	how := broker.Replay{Uncertain: spec.Uncertain, Force: spec.Force, Reason: spec.Reason, Run: w.id}
+	w.redirect(letter, &how)
+	return w.b.Replay(ctx, letter, w.record.By, how)
 }
 
 // isNewer reports whether a letter is newer than the run's set. After the stream was

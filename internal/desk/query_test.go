@@ -17,7 +17,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		Fingerprint: "0123456789ab", Code: verdict.SMTPAuth, Class: verdict.Auth, Phase: verdict.PhaseAuth, Lane: "relay", Target: "ops", Event: "e&1=?",
 		Certainty: verdict.MaybeSent, Name: "*.example.com", Text: "no such <user>", Held: &yes, Superseded: &no,
 		From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), To: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), Above: 7, AsOf: 77, Order: Expiry,
-		Since: 36 * time.Hour, ExpiresBefore: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC),
+		Since: 36 * time.Hour, ExpiresBefore: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), State: Discarded, Act: "a1",
 	}
 	set := reflect.ValueOf(full)
 	for i := range set.NumField() {
@@ -36,7 +36,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		}
 	}
 	chips := full.Chips()
-	if len(chips) != 18 {
+	if len(chips) != 20 {
 		t.Errorf("%d chips: %+v", len(chips), chips)
 	}
 	for _, c := range chips {
@@ -44,7 +44,7 @@ func TestQueriesAreAddresses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rest, err := LetterConditions.Parse(v); err != nil || len(rest.Chips()) != 17 || rest.Order != Expiry {
+		if rest, err := LetterConditions.Parse(v); err != nil || len(rest.Chips()) != 19 || rest.Order != Expiry {
 			t.Errorf("without %q: %+v, %v", c.Label, rest, err)
 		}
 	}

@@ -188,6 +188,10 @@ func (d *Desk) examineResend(ctx context.Context, e broker.Entry, s ResendSelect
 func (d *Desk) howToResend(e broker.Entry, s ResendSelection, reason string) (broker.Resend, error) {
 	how := broker.Resend{Target: cmp.Or(s.To, e.Target), Force: s.Force, Reason: reason}
 	view, known := d.targetView(how.Target)
+	if now, renamed := d.redirected(how.Target); renamed {
+		view, known, how.Target = now, true, now.ID
+	}
+	how.FormerIDs = view.FormerIDs
 	switch {
 	case !known:
 		return how, refused{fmt.Errorf("target %q is not defined: define it, or give another one", how.Target), ErrNotFound}
@@ -201,7 +205,7 @@ func (d *Desk) howToResend(e broker.Entry, s ResendSelection, reason string) (br
 // reaches checks that an event goes to another target than that of its delivery.
 func (d *Desk) reaches(ctx context.Context, ev broker.StoredEvent, e broker.Entry, how broker.Resend) error {
 	resolver, ok := d.deliverer.(Resolver)
-	if how.Target == e.Target || !ok {
+	if how.Target == e.Target || !ok || slices.Contains(how.FormerIDs, e.Target) {
 		return nil
 	}
 	if err := resolver.Reaches(ctx, ev.Event, how.Target); err != nil {

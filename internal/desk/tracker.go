@@ -104,6 +104,14 @@ func (t *tracker) setDelivery(m *member, key uint64, target, event, cause string
 	t.byKey[key] = m
 }
 
+// follow makes a member's delivery the one to the target that its replay was redirected to.
+func (t *tracker) follow(m *member, key uint64) {
+	if t.byKey[m.key] == m {
+		delete(t.byKey, m.key)
+	}
+	m.key, t.byKey[key] = key, m
+}
+
 func (t *tracker) set(m *member, result uint8) {
 	t.counts[m.result]--
 	m.result = result
@@ -157,6 +165,9 @@ func (d *Desk) trackRecord(t *tracker, r *broker.AuditRecord, cause string) {
 	switch {
 	case r.Run == t.run && r.Action == broker.ActionReplayed:
 		d.publish(t, m, nanoseconds(r.Time))
+		if r.NewTarget != "" { // what was delivered under the former id counts, and was looked up before
+			t.follow(m, d.letters.hash.of(r.NewTarget, events.Token(r.Event)))
+		}
 		d.lookUp(t, m) // publish does nothing if the worker in this process has noted it before
 	case r.Action == broker.ActionDelivered && m.intended:
 		// Published by this run, by a process that died before it recorded that.

@@ -28,7 +28,7 @@ var byCode = map[verdict.Code]words{
 	verdict.EventInvalid: {"The published message is not a valid event.",
 		"Fix the publisher and publish the event again under a new id, then discard this letter."},
 	verdict.TargetUnknown: {"No target was found for the event.",
-		"Define the target or extend its match, then replay. Discard events that no one should receive."},
+		"Define the target, extend its match, or give a renamed target its old id in former_ids, then replay. Discard events that no one should receive."},
 	verdict.TargetInvalid: {"The target's definition is invalid.",
 		"Run certpost check, fix the definition, then replay."},
 	verdict.SecretUnavailable: {"A secret could not be fetched: its store did not respond.",

@@ -169,10 +169,10 @@ func invalid(err error) *verdict.Failure {
 
 // seemsNew reports whether the ledger has most likely no entry of the delivery: the fan-out has
 // published it since this process started, from an event of no restored backup, and nobody has
-// got it before.
+// got it before. A target that had other ids before may have entries under these.
 func (j *job) seemsNew() bool {
 	return j.gen == 1 && j.replayOf == 0 && j.copyOf == 0 && !j.force && !j.redelivered() &&
-		j.since.After(j.r.started) && !verdict.OnHost(j.lane.name) && !j.fromBackup()
+		j.since.After(j.r.started) && !verdict.OnHost(j.lane.name) && !j.fromBackup() && len(j.r.formerIDs(j.target)) == 0
 }
 
 // isNew reports, after an attempt without a claim, whether the ledger has no entry of the
@@ -205,7 +205,7 @@ func (j *job) due(ctx context.Context) bool {
 		}
 	}
 	now := time.Now()
-	if revision == 0 {
+	if revision == 0 && entry.Target == "" { // otherwise it is that of a former id
 		entry = broker.Entry{Event: j.event.ID, Target: j.target, Digest: j.event.Digest(), First: now}
 	}
 	j.entry, j.revision = entry, revision

@@ -27,13 +27,17 @@ func (j *job) fromBackup() bool {
 }
 
 // readLedger returns the delivery's entry and its revision, 0 if there is none, and how
-// long the lease of another attempt still lasts. It waits for the next leader: a message
-// that is NAKed meanwhile is lost sight of for longer.
+// long the lease of another attempt still lasts. Without an entry of its own, the one that the
+// target has under a former id is returned, with revision 0. It waits for the next leader: a
+// message that is NAKed meanwhile is lost sight of for longer.
 func (j *job) readLedger(ctx context.Context) (entry broker.Entry, revision uint64, left time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
 	defer cancel()
 	err = j.r.Persist(ctx, func(ctx context.Context) error {
 		entry, revision, err = j.r.ledger.Get(ctx, j.key)
+		if errors.Is(err, broker.ErrNoEntry) {
+			entry, err = j.r.FormerEntry(ctx, j.target, j.r.formerIDs(j.target), j.token)
+		}
 		if broker.Unanswered(err) { // an answer may be another replica's, and says nothing of the leader
 			j.r.progress.note(keepLedger, err)
 		}

@@ -59,6 +59,19 @@ type Addresser interface {
 	Addressed(ev *events.Event, target string) (messageID string, recipients []string)
 }
 
+// Renamer may be implemented by a Courier: the ids that a target had before.
+type Renamer interface {
+	FormerIDs(target string) []string
+}
+
+// formerIDs returns the ids that a target had before.
+func (r *Runner) formerIDs(target string) []string {
+	if renamer, ok := r.courier.(Renamer); ok {
+		return renamer.FormerIDs(target)
+	}
+	return nil
+}
+
 // Settings are the settings of fan-out and delivery.
 type Settings struct {
 	// Concurrency is the maximum number of deliveries at a time, per lane and process.

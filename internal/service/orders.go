@@ -115,7 +115,7 @@ func (c *API) each(ctx context.Context, o Selection, ended bool, do func(desk.De
 		if err != nil && len(letters) == 1 {
 			return OrderAnswer{}, err // with its status
 		}
-		out.Number, out.Event, out.Target = d.Sequence, d.DeadLetter.Event, d.Target
+		out.Number, out.Event, out.Target = d.Sequence, d.DeadLetter.Event, cmp.Or(out.Target, d.Target)
 		if err != nil {
 			out.Error = err.Error()
 		} else if !o.DryRun {
@@ -177,6 +177,9 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 			err := c.desk.Replay(ctx, o.actor(), d.Sequence, o.Uncertain, o.Force, o.Reason)
 			if errors.Is(err, desk.ErrUncertain) {
 				err = fmt.Errorf("%w; %s, then replay it with --may-have-been-sent (may_have_been_sent in requests)", err, lookFor(d.MessageID))
+			}
+			if to := d.RedirectedTo; to != "" {
+				return LetterResult{Target: to, Done: "redirected to " + to + " and published for it"}, err
 			}
 			return LetterResult{Done: "published again to " + d.ReplaySubject}, err
 		})

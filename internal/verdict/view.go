@@ -27,11 +27,13 @@ type Finding struct {
 // TargetView is a target's definition as it may be shown: it contains references to
 // secrets, never their values.
 type TargetView struct {
-	ID       string   `json:"id"`
-	Type     string   `json:"type"`
-	Disabled bool     `json:"disabled,omitempty"`
-	Lane     string   `json:"lane"`
-	Relays   []string `json:"relays"` // host:port, in the order in which they are tried
+	ID string `json:"id"`
+	// FormerIDs are the ids that it had before; letters for them are replayed to it.
+	FormerIDs []string `json:"former_ids,omitempty"`
+	Type      string   `json:"type"`
+	Disabled  bool     `json:"disabled,omitempty"`
+	Lane      string   `json:"lane"`
+	Relays    []string `json:"relays"` // host:port, in the order in which they are tried
 	// Host is the mail host of a target of type postfix, dovecot or file; such a target has no
 	// relays.
 	Host    string `json:"host,omitempty"`
