@@ -85,14 +85,15 @@ var orderKeys = []string{"action", "number", "all", "list", "view", "with_supers
 // errNoneChosen is the error of an order that selects no letters.
 var errNoneChosen = wrongf("No letter is selected. Select letters in the list, or act on all that match")
 
-// choose redirects to the list, to its notice that letters must be selected first.
-func (o order) choose() view {
-	path, text, _ := strings.Cut(o.List, "?")
+// chooseIn redirects to the list where an order began, to its notice that rows must be selected
+// first.
+func chooseIn(list, action string) view {
+	path, text, _ := strings.Cut(list, "?")
 	query, err := url.ParseQuery(text)
 	if err != nil {
 		query = url.Values{}
 	}
-	query.Set(chooseKey, o.Action)
+	query.Set(chooseKey, action)
 	return view{to: address(path, query) + "#" + chooseKey}
 }
 
@@ -148,7 +149,7 @@ type field struct{ Name, Value string }
 func (p *pages) confirm(r *request) (view, error) {
 	o, err := readOrder(r, r.URL.Query())
 	if errors.Is(err, errNoneChosen) && r.format() == asHTML {
-		return o.choose(), nil
+		return chooseIn(o.List, o.Action), nil
 	}
 	if err != nil {
 		return view{}, err

@@ -29,6 +29,8 @@ type deliveriesView struct {
 	Reading  bool // the index has not read all of the ledger yet
 	Read, Of uint64
 	Here     string // the address of this page of the list
+	All      string // the address of the confirmation of an action on all that match; the action is appended
+	Choose   string // the action that was requested with nothing selected
 	Who      string // who got the certificates of the name that is searched for
 	Commands []command
 }
@@ -57,6 +59,14 @@ func (p *pages) deliveries(r *request) (view, error) {
 		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Waits: q.State == broker.StateWaiting, Unlisted: found.Unlisted,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
+	}
+	if v.Waits {
+		values := with(desk.DeliveryConditions.Values(q), "all", "yes")
+		values.Del("state")
+		v.All = address(deliveriesPath+"/confirm", values) + "&action="
+	}
+	if action := r.FormValue(chooseKey); waitWords[action].Verb != "" {
+		v.Choose = action
 	}
 	v.Who = whoPath
 	if q.Name != "" {

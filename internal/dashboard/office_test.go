@@ -94,6 +94,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 
 	o.desk = desk.New(o.broker, courier.Inspector(), log)
 	o.desk.AllowEdits(c.edit)
+	o.desk.CancelWith(runner)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{}, 2)
 	go func() { _ = runner.Run(ctx); ended <- struct{}{} }()

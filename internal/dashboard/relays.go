@@ -29,6 +29,7 @@ type laneRow struct {
 	Address string
 	Letters string // the dead letters of its targets
 	History string
+	Confirm string // of an action on all that waits in it; the action is appended
 }
 
 // relayRow is a relay with its limits in words.
@@ -40,7 +41,8 @@ type relayRow struct {
 func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(lane) }
 
 func newLaneRow(lane desk.LaneRow) laneRow {
-	row := laneRow{laneView: newLaneView(lane.LaneInfo), Address: laneAddress(lane.Lane), Letters: address(lettersPath, queryOf("lane", lane.Lane)), History: address(historyPath, queryOf("lane", lane.Lane))}
+	row := laneRow{laneView: newLaneView(lane.LaneInfo), Address: laneAddress(lane.Lane), Letters: address(lettersPath, queryOf("lane", lane.Lane)), History: address(historyPath, queryOf("lane", lane.Lane)),
+		Confirm: address(deliveriesPath+"/confirm", with(queryOf("lane", lane.Lane), "all", "yes")) + "&action="}
 	for _, relay := range lane.Relays {
 		row.Relays = append(row.Relays, relayRow{relay, relay.Limits()})
 	}

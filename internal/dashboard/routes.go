@@ -31,6 +31,8 @@ func (p *pages) routes() []route {
 		{"POST /replays/{id}/cancel", access.Operator, p.cancelRun},
 
 		{"GET /deliveries", access.Viewer, p.deliveries},
+		{"GET /deliveries/confirm", access.Operator, p.confirmWaiting},
+		{"POST /deliveries/bulk", access.Operator, p.actOnWaiting},
 		{"GET /deliveries/who", access.Viewer, p.who},
 		{"GET /deliveries/{target}/{event}", access.Viewer, p.delivery},
 		{"POST /deliveries/{target}/{event}/retry", access.Operator, p.retryNow},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -96,7 +97,11 @@ func TestMayHaveBeenSent(t *testing.T) {
 		t.Fatal("the letter was replayed without the second confirmation")
 	}
 	asked.send("Replay anyway", "uncertain", "yes").is(200).says("Published again.", "first try")
-	confirm := v.opens("/dead-letters").follow("Replay…").is(200).says("1 of them may have been sent.")
+	list := v.opens("/dead-letters")
+	if !regexp.MustCompile(`mono"><bdi>&lt;[^<]+@example\.com&gt;</bdi>`).MatchString(list.body) {
+		t.Error("the list does not have the Message-ID to look for")
+	}
+	confirm := list.follow("Replay…").is(200).says("1 of them may have been sent.")
 	confirm.send("Replay 1 letter", "reason", "all").is(http.StatusConflict).says("Some of the mails may have been sent.")
 	confirm.send("Replay 1 letter", "reason", "all", "uncertain", "yes").is(200).says("The replay has started", "including mails that may have been sent")
 	o.until("both have arrived", func() bool { return o.relay.Count() == 2 })

@@ -99,6 +99,11 @@ func shelves(text string) map[string]view {
 	maps.Copy(all, map[string]view{
 		"deliveries": {template: "deliveries", title: "Deliveries", data: deliveriesView{Fields: fields, Chips: chips, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(entry), newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t" + text, State: broker.StateWaiting})},
 			Total: 1234, Pager: pager{"/deliveries", "/deliveries?after=7"}, Reading: true, Read: 12000, Of: 100000, Here: "/deliveries?name=x", Commands: newDelivery(desk.DeliveryDetail{Entry: entry}, nil).Commands}},
+		"deliveries, waiting": {template: "deliveries", title: "Deliveries", data: deliveriesView{Fields: fields, Path: deliveriesPath, List: []deliveryRow{newDeliveryRow(broker.Entry{Event: "e" + text, Target: "t", State: broker.StateWaiting})},
+			Waits: true, Total: 1, All: "/deliveries/confirm?all=yes&action=", Choose: "cancel", Here: "/deliveries?state=waiting"}},
+		"confirm-waiting": {template: "confirm-waiting", title: "Cancel", data: confirmWaitView{waitOrder: waitOrder{Action: "cancel", WaitSelection: desk.WaitSelection{Lane: "relay" + text}, List: "/deliveries?state=waiting", Reason: text},
+			Contents: desk.DeliveryContents{Count: 3, Uncertain: 1, SoonestExpiry: noon, SoonestName: "www.example.com" + text}, Title: "Cancel 3 waiting deliveries", Verb: "Cancel", Says: "So.", Chips: chips, Fields: []field{{"q", text}}, Fault: "Say why."}},
+		"confirm-waiting, empty": {template: "confirm-waiting", title: "Retry", data: confirmWaitView{waitOrder: waitOrder{Action: "retry"}}},
 		"who": {template: "who", title: "Who", data: whoView{Name: "www.example.com" + text, Key: true, Reading: true, Pager: pager{"/deliveries/who", "/deliveries/who?after=7"}, Commands: []command{{"certpost", shellLine("certpost", "deliveries", "who", "--name", text)}},
 			List: []handoverRow{{spoil(desk.Handover{At: noon, Recipients: []string{"ops@example.com"}, PrivateKey: verdict.KeyClear, Payload: "pem_and_key", Files: []string{"www.pem"}, Target: "ops", Event: "e", Name: "www.example.com", Serial: "1f", Relay: "relay:25"}, text), "/deliveries/ops/e"},
 				{desk.Handover{At: noon, PrivateKey: verdict.KeyEncrypted, Proof: broker.ProofSigned, NotShown: 2}, "/deliveries/ops/f"}, {desk.Handover{At: noon, PrivateKey: verdict.KeyNone, Proof: broker.ProofBroken}, "/deliveries/ops/g"},

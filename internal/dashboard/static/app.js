@@ -68,7 +68,7 @@
   document.addEventListener("change", function (event) {
     var all = event.target.closest("[data-all]");
     if (!all) return;
-    document.querySelectorAll('input[name="number"]').forEach(function (box) { box.checked = all.checked; });
+    document.querySelectorAll('[data-row] input[type="checkbox"]').forEach(function (box) { box.checked = all.checked; });
   });
 
   // New items are announced; they do not change the list under the pointer.
