@@ -74,7 +74,7 @@ func (j *job) markCancelled(ctx context.Context, order broker.Cancel) error {
 		if err != nil {
 			return err
 		}
-		if revision == 0 {
+		if revision == 0 && entry.Target == "" { // otherwise it is that of a former id
 			entry = broker.Entry{Event: j.event.ID, Target: j.target, Digest: j.event.Digest(), EventSubject: j.event.Subject, EventSequence: j.eventSeq,
 				Lane: j.lane.name, State: broker.StateWaiting, Generation: max(j.gen, 1)}
 		}
