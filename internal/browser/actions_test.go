@@ -130,6 +130,7 @@ func testDeliveries(t *testing.T, c *chromium, o *office, _ numbers) {
 	h := ways[0].hands(t, c, o.http)
 	h.open("/deliveries")
 	h.until("the ledger to be read", func() bool { h.open("/deliveries"); return contains(h.text("h1 + p"), "43 deliveries") })
+	h.click("More filters")
 	h.fill("Serial", colons.String())
 	h.click("Search")
 	h.sees("1 delivery matches")
@@ -150,11 +151,28 @@ func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
 	h.sees("Suspended. Nothing more is fetched")
 	h.looks("relay-suspended")
 	o.publish("while-suspended", o.ca.issue(t, 30, "waiting.example.com"), "ops-archive")
-	h.open("/relays")
-	h.holdsReloading("the delivery to wait", `[...document.querySelectorAll("td[data-label=Waiting]")].some(e => e.innerText.trim() === "1")`)
+	h.until("the delivery to wait", func() bool {
+		h.open("/relays")
+		return mustAsk[bool](h.tab, `[...document.querySelectorAll("td[data-label=Waiting]")].some(e => e.innerText.trim() === "1")`)
+	})
 	if got := len(o.relay.Mails()); got != 12 {
 		t.Errorf("the relay has %d mails, want 12: its lane is suspended", got)
 	}
+	o.publish("not-wanted", o.ca.issue(t, 30, "unwanted.example.com"), "ops-archive")
+	h.until("two to wait", func() bool {
+		h.open("/deliveries?state=waiting")
+		return mustAsk[int](h.tab, `document.querySelectorAll("tbody tr").length`) == 2
+	})
+	h.looks("waiting")
+	h.use("main form", "Cancel…")
+	h.sees("Select deliveries first.")
+	h.tick("Select not-wanted to ops-archive")
+	h.use("main form", "Cancel…")
+	h.sees("Cancel 1 waiting delivery?")
+	h.looks("confirm-waiting")
+	h.enter("main form", "Reason", "Issued by mistake")
+	h.use("main form", "Cancel 1 delivery")
+	h.sees("Cancelled. They are dead letters now")
 	h.toLane(o.lanes[0])
 	h.use("main form", "Resume")
 	h.sees("Resumed.")
