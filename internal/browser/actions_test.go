@@ -161,7 +161,7 @@ func testSuspend(t *testing.T, c *chromium, o *office, _ numbers) {
 	o.publish("not-wanted", o.ca.issue(t, 30, "unwanted.example.com"), "ops-archive")
 	h.until("two to wait", func() bool {
 		h.open("/deliveries?state=waiting")
-		return mustAsk[int](h.tab, `document.querySelectorAll("tbody tr").length`) == 2
+		return mustAsk[int](h.tab, `document.querySelectorAll("main tbody tr").length`) == 2
 	})
 	h.looks("waiting")
 	h.use("main form", "Cancel…")

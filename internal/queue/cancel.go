@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -18,6 +19,9 @@ import (
 
 // cancelTries bounds the attempts to write an order while attempts change the entry.
 const cancelTries = 5
+
+// cancelPause is the time between two looks at what another process does.
+const cancelPause = 200 * time.Millisecond
 
 // Cancel cancels the waiting delivery e, given by the sequence of its message, for the order, whose
 // Sequence it sets. It returns when the dead letter is stored. The error is broker.ErrNoEntry if the
@@ -47,10 +51,22 @@ func (r *Runner) Cancel(ctx context.Context, e broker.Entry, order broker.Cancel
 		return err
 	}
 	j.endCancelled()
-	if !removed {
+	if !removed && !j.cancelledElsewhere(ctx) {
 		return fmt.Errorf("the cancellation of %s to %s is recorded, and no mail is sent, but not all of it could be stored: give the order again, or it is finished when the lane delivers", e.Event, e.Target)
 	}
 	return nil
+}
+
+// cancelledElsewhere reports whether another process has finished the order: of two that finish it
+// at the same time one writes `dead`.
+func (j *job) cancelledElsewhere(ctx context.Context) bool {
+	for range cancelTries {
+		if entry, _, _, err := j.readLedger(ctx); err == nil && entry.CancelDone() {
+			return true
+		}
+		backoff.Sleep(ctx, backoff.Jitter(cancelPause))
+	}
+	return false
 }
 
 // cancelledMsg is the message of a delivery that is being cancelled.
