@@ -22,6 +22,9 @@ type deliveriesResendCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *deliveriesResendCmd) Validate() error {
+	if c.Force && c.To == "" { // the service names its field, and --to is a time
+		return errors.New("--force requires --to-target: what was delivered is sent again to its target without it")
+	}
 	_, err := parseFlags(desk.DeliveryConditions, &c.filterFlags)
 	return errors.Join(reasoned(c.Reason), err)
 }

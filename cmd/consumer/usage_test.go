@@ -33,20 +33,21 @@ func TestHelp(t *testing.T) {
 func TestWrongUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"deliver":                                              "unexpected argument deliver, did you mean \"deliveries\"?",
-		"run --dat x":                                          "unknown flag --dat, did you mean \"--data-dir\"?",
-		"run fast":                                             "unexpected argument fast",
-		"replay 45":                                            "unexpected argument replay, did you mean \"dead-letters replay\"?",
-		"list dead-letters":                                    "unexpected argument list, did you mean \"dead-letters list\"?",
-		"dead":                                                 "unexpected argument dead, did you mean one of dead-letters, demo?",
-		"dead-letters lits":                                    "unexpected argument lits, did you mean \"list\"?",
-		"dead-letters list --x":                                "unknown flag --x",
-		"dead-letters replay y":                                `NUMBER: want a number, not "y"`,
-		"schema event --nats-url nats://a":                     "--nats-url: certpost schema does not connect to NATS",
-		"--config":                                             "--config: the value is missing",
-		"dead-letters show":                                    "dead-letters show: NUMBER is missing: number of the letter (its sequence in CERTPOST_DEAD_LETTERS)",
-		"dead-letters show one":                                `NUMBER: want a number, not "one"`,
-		"dead-letters replay":                                  "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
+		"deliver":                          "unexpected argument deliver, did you mean \"deliveries\"?",
+		"run --dat x":                      "unknown flag --dat, did you mean \"--data-dir\"?",
+		"run fast":                         "unexpected argument fast",
+		"replay 45":                        "unexpected argument replay, did you mean \"dead-letters replay\"?",
+		"list dead-letters":                "unexpected argument list, did you mean \"dead-letters list\"?",
+		"dead":                             "unexpected argument dead, did you mean one of dead-letters, demo?",
+		"dead-letters lits":                "unexpected argument lits, did you mean \"list\"?",
+		"dead-letters list --x":            "unknown flag --x",
+		"dead-letters replay y":            `NUMBER: want a number, not "y"`,
+		"schema event --nats-url nats://a": "--nats-url: certpost schema does not connect to NATS",
+		"--config":                         "--config: the value is missing",
+		"dead-letters show":                "dead-letters show: NUMBER is missing: number of the letter (its sequence in CERTPOST_DEAD_LETTERS)",
+		"dead-letters show one":            `NUMBER: want a number, not "one"`,
+		"dead-letters replay":              "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
+		"deliveries resend --event e --reason r --force":       "deliveries resend: --force requires --to-target: what was delivered is sent again to its target without it",
 		"dead-letters replay 1 --all":                          "dead-letters replay: give numbers or --all, not both",
 		"dead-letters replay 1 --code X":                       "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
 		"dead-letters discard 1":                               "dead-letters discard: a reason is required: the audit keeps it",
@@ -164,7 +165,7 @@ func meantCommand(line string) string {
 
 // commandWords are the commands in the lines of TestWrongUsage.
 var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true, "export": true, "accept": true,
-	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true, "alerts": true, "silence": true, "who": true}
+	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true, "alerts": true, "silence": true, "who": true, "resend": true}
 
 // A group of commands alone is a question, and so is help.
 func TestHelpOfGroups(t *testing.T) {
