@@ -197,7 +197,7 @@ func TestNumbersThatAreNone(t *testing.T) {
 		{want: "not found", status: http.StatusNotFound, page: "GET /dead-letters/x"},
 		{want: "not found", status: http.StatusNotFound, page: "POST /dead-letters/-1/discard reason=x"},
 		{want: `"x" is not a letter number`, status: http.StatusBadRequest, page: "POST /dead-letters/bulk action=discard&reason=x&number=x"},
-		{want: `expected a valid 64 bit uint but got "x"`, code: exitUsage, shell: "dead-letters discard x --reason=x"},
+		{want: `NUMBER: want a number, not "x"`, code: exitUsage, shell: "dead-letters discard x --reason=x"},
 		{want: "the request cannot be read: ", status: http.StatusBadRequest, asks: `dead.discard {"numbers": ["x"], "reason": "x"}`},
 		{want: "the request cannot be read: ", status: http.StatusBadRequest, asks: `dead.discard {"numbers": [-1], "reason": "x"}`},
 		{want: "there is no dead letter with the number 0", status: http.StatusNotFound, code: exitFailed, shell: "dead-letters discard 0 --reason=x", asks: `dead.discard {"numbers": [0], "reason": "x"}`},

@@ -137,7 +137,7 @@ func TestDemoPrintsWhatWorks(t *testing.T) {
 		t.Fatalf("commands: %q, %q", mine, foreign)
 	}
 	out := paste(t, os.Environ(), mine)
-	for _, want := range []string{`event \S+ published`, `SMTP_PERMANENT +wrong-address +demo-3`, `\[1/1\] demo-3 wrong-address: published again to certpost\.delivery\.`} {
+	for _, want := range []string{`event \S+ published`, `SMTP_PERMANENT +wrong-address +mail\.example\.com +\S+ +demo-3`, `\[1/1\] demo-3 wrong-address: published again to certpost\.delivery\.`} {
 		if !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("no %s in\n%s", want, out)
 		}

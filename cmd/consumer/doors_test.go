@@ -170,7 +170,7 @@ type wrong struct{ value, want string }
 
 var (
 	wrongMoments = unreadable("want a date (2026-01-31) or a time (2026-01-31T15:04:05Z), not %q", "yesterday", "2026-13-01")
-	wrongSpans   = unreadable("want a duration such as 30m, 24h or 7d, not %q", "3", "-5m", "0s")
+	wrongSpans   = unreadable("want a duration such as 30m, 24h or 7d, or a date or time such as 2026-01-31 or 2026-01-31T15:04:05Z, not %q", "3", "-5m", "0s")
 	wrongNumbers = unreadable("want the number of a dead letter, not %q", "x", "0", "-1")
 	wrongYesNo   = unreadable("want yes or no, not %q", "perhaps")
 	wrongHex     = unreadable("%q is not hexadecimal: want digits such as 03:AA:11 or 03aa11", "zz", ":")
@@ -211,7 +211,8 @@ var lists = map[string]list{
 		requests: []string{`dead.list {"filter": %s}`, `dead.list %s`, `dead.groups {"filter": %s}`, `dead.replay {"filter": %s, "reason": "x"}`,
 			`dead.discard {"filter": %s, "reason": "x"}`, `dead.hold {"filter": %s, "reason": "x"}`, `dead.release {"filter": %s}`},
 		wrong: map[string][]wrong{
-			"code":      words("FOO", "DELIVERY_EXPIRED, ", "SMTP_PERMANANT", "SMTP_PERMANENT"),
+			"state":     words("nonsense", "open, discarded", "opne", "open"),
+			"code":      words("FOO", "DELIVERY_CANCELLED, ", "SMTP_PERMANANT", "SMTP_PERMANENT"),
 			"class":     words("nonsense", "network, auth, io_transient", "netwrok", "network"),
 			"phase":     words("nonsense", "decode, ", "rctp", "rcpt"),
 			"certainty": {{"maybe", `unknown value "maybe": want one of not-sent, may-have-been-sent, accepted`}},
@@ -322,7 +323,7 @@ func TestUnknownConditions(t *testing.T) {
 	for _, line := range []string{"dead-letters list", "dead-letters groups", "dead-letters discard --all --yes --reason=x", "deliveries list", "audit list", "audit export", "replays list"} {
 		d.refuse(refusal{want: "unknown flag --nonsense", shell: line + " --nonsense=x", code: exitUsage})
 	}
-	d.refuse(refusal{want: `unknown flag --cod, did you mean one of "--code", "--to"?`, shell: "dead-letters list --cod=SMTP_AUTH", code: exitUsage})
+	d.refuse(refusal{want: `unknown flag --cod, did you mean "--code"?`, shell: "dead-letters list --cod=SMTP_AUTH", code: exitUsage})
 	for _, page := range []string{"/dead-letters", "/deliveries", "/audit", "/replays"} {
 		for _, ext := range []string{"", ".json", ".csv"} {
 			if page+ext == "/replays.csv" {

@@ -142,6 +142,7 @@ func TestDeploymentByEvent(t *testing.T) {
 			t.Errorf("the log says %s", line)
 		}
 	}
+	o.until("the list to have it", func() bool { return strings.Contains(o.certpost("deliveries", "list", "--event", "e2").done(t), "e2") })
 	for _, said := range []string{o.certpost("deliveries", "list", "--event", "e2").done(t), second(get(o.service, "/deliveries/file/"+events.Token("e2"))), second(get(o.service, "/deliveries"))} {
 		if !strings.Contains(said, "sent (deployed)") {
 			t.Errorf("the state is not sent (deployed): %s", said)
