@@ -21,7 +21,9 @@ func (f *waitingFlags) Validate() error {
 }
 
 func (f *waitingFlags) selection() service.WaitingSelection {
-	return service.WaitingSelection{Filtered: service.Filtered{Filter: f.values()}, Lane: f.Lane, All: f.All}
+	filter := f.values()
+	// As for dead letters, --all with a filter is all that match it.
+	return service.WaitingSelection{Filtered: service.Filtered{Filter: filter}, Lane: f.Lane, All: f.All && len(filter) == 0 && f.Lane == ""}
 }
 
 type deliveriesRetryCmd struct {

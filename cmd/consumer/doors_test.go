@@ -220,7 +220,7 @@ var lists = map[string]list{
 			"held":      wrongYesNo, "superseded": wrongYesNo, "since": wrongSpans, "from": wrongMoments, "to": wrongMoments, "expires_before": wrongMoments,
 			"above": wrongNumbers, "as_of": wrongNumbers,
 		},
-		anyText: []string{"group", "lane", "target", "event", "name", "q"},
+		anyText: []string{"group", "act", "lane", "target", "event", "name", "q"},
 	},
 	"deliveries": {
 		conditions: desk.DeliveryConditions.All(),
@@ -241,9 +241,10 @@ var lists = map[string]list{
 		requests:   []string{`history.list {"filter": %s}`, `history.list %s`},
 		wrong: map[string][]wrong{
 			"action": words("nonsense", "replayed, ", "replayd", "replayed"),
-			"letter": wrongNumbers, "since": wrongSpans, "from": wrongMoments, "to": wrongMoments,
+			"ended":  words("nonsense", "replayed, ", "discarted", "discarded"),
+			"letter": wrongNumbers, "since": wrongSpans, "from": wrongMoments, "to": wrongMoments, "each": wrongYesNo,
 		},
-		anyText: []string{"by", "target", "lane", "event", "run"},
+		anyText: []string{"by", "target", "lane", "event", "run", "group", "act"},
 	},
 	"replay runs": {
 		conditions: desk.RunConditions.All(),

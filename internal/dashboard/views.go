@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/legible"
@@ -23,7 +25,7 @@ const (
 	// A browser keeps 4,096 bytes of a cookie with its name and attributes.
 	maxViewsCookie = 3800
 	maxViews       = 20
-	maxViewName    = 40 // bytes
+	maxViewName    = 40 // characters, as the form's
 )
 
 // savable are the lists whose filters can be saved.
@@ -63,23 +65,37 @@ func (r *request) savedViews() (views []savedView) {
 		return nil
 	}
 	views = slices.DeleteFunc(views, func(v savedView) bool {
-		return v.Name == "" || v.Name != legible.Clean(v.Name, maxViewName) || v.Address == "" || v.Address != viewAddress(v.Address)
+		return !validName(v.Name) || v.Address == "" || v.Address != viewAddress(v.Address)
 	})
 	return views[:min(len(views), maxViews)]
 }
 
-// changeViews adds the view of the form's address, replacing one with the same name, or
-// removes one. It returns the cookie, and where to go.
+// validName reports whether a view can have the name.
+func validName(name string) bool {
+	return name != "" && utf8.RuneCountInString(name) <= maxViewName && name == legible.Clean(name, 4*maxViewName)
+}
+
+// place is the path of the view's list.
+func (v savedView) place() string {
+	path, _, _ := strings.Cut(v.Address, "?")
+	return path
+}
+
+// changeViews adds the view of the form's address, replacing one of the same list with the same
+// name, or removes one, given by its address. It returns the cookie, and where to go.
 func (r *request) changeViews(name, forgotten string) (*http.Cookie, string, error) {
 	to := settingsPath + "?done=saved"
-	views := slices.DeleteFunc(r.savedViews(), func(v savedView) bool { return v.Name == name || v.Name == forgotten })
+	views := slices.DeleteFunc(r.savedViews(), func(v savedView) bool { return v.Address == forgotten })
 	if name != "" {
 		at := viewAddress(r.PostFormValue("return"))
+		views = slices.DeleteFunc(views, func(v savedView) bool {
+			return v.Name == name && v.place() == savedView{name, at}.place() || v.Address == at
+		})
 		switch {
 		case at == "":
 			return nil, "", wrongf("Only a list with a filter can be saved as a view")
-		case name != legible.Clean(name, maxViewName):
-			return nil, "", wrongf("Invalid name of a view: at most %d bytes, without control characters", maxViewName)
+		case !validName(name):
+			return nil, "", wrongf("Invalid name of a view: at most %d characters, without control characters", maxViewName)
 		case len(views) == maxViews:
 			return nil, "", wrongf("You have %d views already; remove one in the settings", maxViews)
 		}
@@ -104,7 +120,7 @@ func (r *request) viewsHere() (views []viewLink, unsaved string) {
 	}
 	unsaved = viewAddress(r.URL.RequestURI())
 	for _, v := range r.savedViews() {
-		if u, err := url.Parse(v.Address); err != nil || u.Path != r.URL.Path {
+		if v.place() != r.URL.Path {
 			continue
 		}
 		views = append(views, viewLink{v, v.Address == unsaved})
