@@ -79,6 +79,7 @@ func recordsOf(a *app, c *client, filter map[string]string, limit int) (all []de
 			return all, page.Unsearched, nil
 		}
 		if len(all) == limit {
+			a.cutOff(true, limit)
 			return all, 0, nil
 		}
 	}

@@ -59,6 +59,16 @@ func (c *deliveriesListCmd) Run(a *app) error {
 	return printList(a, c.Output, entries, "no matching deliveries", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 }
 
+// usualLimit is the --limit of lists that was not asked for.
+const usualLimit = 100
+
+// cutOff says that a list has more than the limit that it has by itself.
+func (a *app) cutOff(more bool, limit int) {
+	if more && limit == usualLimit {
+		fmt.Fprintf(a.stderr, "certpost: only the first %d are listed; --limit 0 lists all\n", limit)
+	}
+}
+
 // entriesOf requests the pages of a list, at most limit entries (0: all). unlisted is how many
 // deliveries the list may lack, see desk.DeliveryListing.
 func entriesOf(a *app, c *client, filter map[string]string, limit int) (all []broker.Entry, unlisted uint64, err error) {
@@ -75,6 +85,7 @@ func entriesOf(a *app, c *client, filter map[string]string, limit int) (all []br
 		all = append(all, page.Entries...)
 		unlisted += page.Unlisted
 		if q.After = page.Next; q.After == 0 || len(all) == limit {
+			a.cutOff(q.After != 0, limit)
 			return all, unlisted, nil
 		}
 	}

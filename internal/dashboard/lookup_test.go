@@ -260,7 +260,7 @@ func TestSavedViews(t *testing.T) {
 	v.opens("/dead-letters").says("Passwords <b>")
 	v.opens("/settings").send("Remove Passwords <b> of /deliveries?target=ops").is(200)
 	v.opens("/dead-letters?target=java").send("Save", "view", strings.Repeat("ж", maxViewName)).is(200)
-	v.opens("/settings").send("Remove " + strings.Repeat("ж", maxViewName) + ", /dead-letters?target=java").is(200)
+	v.opens("/settings").send("Remove " + strings.Repeat("ж", maxViewName) + " of /dead-letters?target=java").is(200)
 	settings := v.opens("/settings").is(200).says("Passwords <b>", "/dead-letters?target=ops")
 	settings.send("Remove Passwords <b> of /dead-letters?target=ops").is(200)
 	if body := v.opens("/settings").body; strings.Contains(body, "Saved views") {
