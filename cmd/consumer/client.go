@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -25,6 +27,8 @@ type client struct {
 	log zerolog.Logger
 	own *service.API // nil while the running program answers
 	end func()       // stops the desk of own
+
+	works atomic.Bool // own works: an interrupt may come at any time
 }
 
 // client connects a command.
@@ -55,6 +59,7 @@ func ask[A any](ctx context.Context, c *client, name string, request any) (answe
 
 func (c *client) answer(ctx context.Context, name string, request []byte) ([]byte, error) {
 	if c.own == nil {
+		began := time.Now()
 		text, err := c.Ask(ctx, name, request)
 		var refused *broker.Refused
 		switch {
@@ -62,6 +67,8 @@ func (c *client) answer(ctx context.Context, name string, request []byte) ([]byt
 			r := &service.Refusal{Status: refused.Status, Text: refused.Text}
 			_ = json.Unmarshal(refused.Data, r) // another version may send less
 			return nil, r
+		case errors.Is(err, broker.ErrLost):
+			return nil, fmt.Errorf("%w: %s", err, afterLoss(name, request, began))
 		case !errors.Is(err, broker.ErrNoService):
 			return text, err
 		}
@@ -83,6 +90,7 @@ func (c *client) openOwn(ctx context.Context) error {
 		_ = d.Follow(following)
 	}()
 	c.own = service.New(d)
+	c.works.Store(true)
 	c.end = func() { cancel(); <-ended }
 	return d.Ready(ctx)
 }

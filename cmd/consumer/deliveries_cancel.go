@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -56,7 +55,9 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 		order.UpTo = answer.Contents.UpTo
 	}
 	order.DryRun = false
-	answer, err := ask[service.CancelAnswer](context.WithoutCancel(a.ctx), client, "deliveries.cancel", order)
+	ctx, finished := a.toItsEnd(client, "the order")
+	answer, err := ask[service.CancelAnswer](ctx, client, "deliveries.cancel", order)
+	finished()
 	if err != nil {
 		return err
 	}

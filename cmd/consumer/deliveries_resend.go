@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -69,7 +68,9 @@ func (c *deliveriesResendCmd) Run(a *app) error {
 		}
 	}
 	order.DryRun, order.Hash = false, in.Hash
-	answer, err := ask[service.ResendAnswer](context.WithoutCancel(a.ctx), client, "deliveries.resend", order)
+	ctx, finished := a.toItsEnd(client, "the order")
+	answer, err := ask[service.ResendAnswer](ctx, client, "deliveries.resend", order)
+	finished()
 	if err != nil {
 		return err
 	}

@@ -117,10 +117,11 @@ type app struct {
 	config         string
 	env            []string
 	stdout, stderr io.Writer
-	answers        io.Reader // the terminal; nil if standard input is none
-	natsURL        string    // --nats-url, which is in env as well
-	quiet          bool      // --quiet
-	unnamed        bool      // the command acts, and has not said yet on which system
+	answers        io.Reader     // the terminal; nil if standard input is none
+	natsURL        string        // --nats-url, which is in env as well
+	quiet          bool          // --quiet
+	unnamed        bool          // the command acts, and has not said yet on which system
+	lostGrace      time.Duration // broker.Config.LostGrace; 0 outside of tests
 }
 
 // failure is an error with an exit code of its own.
@@ -306,7 +307,9 @@ func (a *app) dialWith(ctx context.Context, cfg *Config, roles ...broker.Role) (
 		store.Close()
 		return nil, nil, usage("nats.listen is none: commands cannot reach the embedded NATS, which serves only its own process")
 	}
-	b, err := broker.Dial(ctx, cfg.brokerConfig(ctx, store), log, roles...)
+	connection := cfg.brokerConfig(ctx, store)
+	connection.Lost, connection.LostGrace = func() { a.say("the connection to NATS was lost; waiting for it") }, a.lostGrace
+	b, err := broker.Dial(ctx, connection, log, roles...)
 	if err != nil {
 		store.Close()
 		return nil, nil, err

@@ -40,6 +40,13 @@ func (l *longWork) ask(ctx context.Context) (service.OrderAnswer, error) {
 	return ask[service.OrderAnswer](ctx, l.c, l.name, l.order)
 }
 
+// askForPart sends a part of the order. An interrupt does not cancel it, so that its result is known.
+func (l *longWork) askForPart() (service.OrderAnswer, error) {
+	ctx, finished := l.app.toItsEnd(l.c, "this part of the order")
+	defer finished()
+	return l.ask(ctx)
+}
+
 // freeze does a dry run, and limits the order to exactly the letters of the dry run.
 func (l *longWork) freeze() (service.OrderAnswer, error) {
 	l.choice.DryRun = true
@@ -56,8 +63,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 	defer l.bar.end()
 	all.Frozen = f
 	for l.choice.Size = partOfFilter; ; {
-		// An interrupt does not cancel a part, so that its result is known.
-		part, err := l.ask(context.WithoutCancel(l.app.ctx))
+		part, err := l.askForPart()
 		if err != nil {
 			return all, l.broken(all.Done, f.Count, err)
 		}
@@ -102,7 +108,7 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 			return all, l.interrupted(all.Done, len(numbers))
 		}
 		l.choice.Numbers = part
-		acted, err := l.ask(context.WithoutCancel(l.app.ctx))
+		acted, err := l.askForPart()
 		if err != nil {
 			return all, l.broken(all.Done, len(numbers), err)
 		}

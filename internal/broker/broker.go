@@ -88,6 +88,11 @@ type Config struct {
 	// AckWait is how long a fetched message may go without a sign of life before the
 	// server delivers it again; 0 is 30 s. Tests make it shorter.
 	AckWait time.Duration
+	// Lost, if set, is called when the connection is lost while a request of Ask is out.
+	Lost func()
+	// LostGrace is how long Ask waits for the answer once a lost connection is back; 0 is 10 s.
+	// Tests make it shorter.
+	LostGrace time.Duration
 	// Unprotected leaves out the streams' deny_delete and deny_purge where the program does
 	// not depend on them. Tests lose messages with it.
 	Unprotected bool
@@ -218,6 +223,7 @@ func newBroker(cfg Config, log zerolog.Logger) *Broker {
 	if cfg.ClaimLife == 0 {
 		cfg.ClaimLife = claimLife
 	}
+	cfg.LostGrace = cmp.Or(cfg.LostGrace, lostGrace)
 	return &Broker{cfg: cfg, log: log, denied: &denials{inbox: cmp.Or(cfg.InboxPrefix, strings.TrimSuffix(nats.InboxPrefix, "."))}, receipts: receiptLog{full: make(chan struct{}, 1)}}
 }
 

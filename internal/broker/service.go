@@ -157,19 +157,28 @@ func (b *Broker) serve(ctx context.Context, e Endpoint, r micro.Request) {
 }
 
 // Ask sends a request to a running process and returns its answer: *Refused if it was
-// refused, ErrNoService if no process answers.
+// refused, ErrNoService if no process answers, ErrLost if the connection was lost meanwhile.
 func (b *Broker) Ask(ctx context.Context, name string, request []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, serviceTimeout, fmt.Errorf("no answer to %s within %s", servicePrefix+name, serviceTimeout))
 	defer cancel()
 	ctx, done := b.denied.watch(ctx, servicePrefix+name)
 	defer done()
-	answer, err := b.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: servicePrefix + name, Data: request})
-	switch {
+	watched, end := b.watchConnection(ctx, servicePrefix+name)
+	answer, err := b.nc.RequestMsgWithContext(watched, &nats.Msg{Subject: servicePrefix + name, Data: request})
+	lost := end()
+	switch cause := context.Cause(watched); {
+	case err == nil:
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, ErrNoService
-	case err != nil && ctx.Err() != nil:
+	case errors.Is(cause, ErrLost):
+		return nil, cause
+	case lost && ctx.Err() != nil:
+		return nil, fmt.Errorf("%w: %w", ErrLost, context.Cause(ctx))
+	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case err != nil:
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		return nil, fmt.Errorf("request %s was not sent, because there is no connection to NATS now", servicePrefix+name)
+	default:
 		return nil, fmt.Errorf("request %s: %w", servicePrefix+name, err)
 	}
 	if code := answer.Header.Get(micro.ErrorCodeHeader); code != "" {

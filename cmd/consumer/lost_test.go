@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/lab"
+)
+
+// A command whose order is out when NATS ends says so at once, takes an answer that comes after the
+// reconnect, and otherwise fails soon after it and says what to do. The first interrupt is answered.
+//
+// Fault: kill -9 while a command waits for the answer to an order. Result: the command says at once that the connection is lost; it fails 10 s after NATS is back, and says how to give the order for the rest.
+func TestOrdersWhoseConnectionIsLost(t *testing.T) {
+	t.Parallel()
+	options := lab.NATSOptions(t, lab.FreeAddress(t), t.TempDir(), "")
+	server := lab.RunNATS(t, options)
+	url := server.ClientURL()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	orders := make(chan *nats.Msg, 20)
+	if _, err := nc.Subscribe("certpost.>", func(m *nats.Msg) {
+		if strings.Contains(string(m.Data), `"dry_run":true`) {
+			_ = m.Respond([]byte(`{"frozen":{"count":2,"hash":"h"},"contents":{"count":2,"hash":"h"}}`))
+			return
+		}
+		orders <- m
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+
+	const lost = "certpost: the connection to NATS was lost; waiting for it\n"
+	amid := "the program may have stopped amid the order, and part of it may be done: see "
+	began := time.Now().Add(-time.Second)
+	cases := map[string]struct {
+		want      string // in the error; "": it succeeds
+		interrupt string // what the first interrupt is answered with
+	}{
+		"deliveries cancel --all":                            {amid + "`certpost audit list --action withdrawn`", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"deliveries resend --target a":                       {"for the rest with --to 2", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"deliveries resend --target a --to-target b":         {"for the rest: what was delivered to the target is refused", ""},
+		"deliveries resend --target a --to-target b --force": {"would send that a second time", ""},
+		"dead-letters discard --all":                         {amid + "`certpost dead-letters list`", "certpost: this part of the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"dead-letters restore --all":                         {amid + "`certpost dead-letters list`", ""},
+		"dead-letters replay --all":                          {amid + "`certpost replays list`", ""},
+		"deliveries retry --all":                             {"see `certpost audit list` before", ""},
+		"dead-letters hold 5":                                {"", ""},
+	}
+	var running sync.WaitGroup
+	interrupts := map[string]func(){}
+	said := map[string]*writings{}
+	succeeded := make(chan struct{})
+	for line, c := range cases {
+		args := append(strings.Fields(line), "--reason", "why", "--nats-url", url)
+		if !strings.Contains(line, "hold") && !strings.Contains(line, "retry") {
+			args = append(args, "--yes")
+		}
+		ctx, interrupt := context.WithCancel(t.Context())
+		errs := &writings{}
+		interrupts[line], said[line] = interrupt, errs
+		commands := newCLI()
+		parser, err := newParser(commands)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := parser.Parse(args)
+		if err != nil {
+			t.Fatal(line, err)
+		}
+		a := commands.app(ctx, k.Selected(), nil, &writings{}, errs)
+		if c.want != "" {
+			a.lostGrace = 50 * time.Millisecond
+		}
+		running.Go(func() {
+			err := k.Run(a, parser)
+			switch {
+			case c.want == "":
+				if err != nil {
+					t.Errorf("%s: %v", line, err)
+				}
+				close(succeeded)
+			case !errors.Is(err, broker.ErrLost) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "within 50ms of its return"):
+				t.Errorf("%s: %v", line, err)
+			default:
+				if _, to, found := strings.Cut(err.Error(), "--to "); found {
+					at, _, _ := strings.Cut(to, ",")
+					if when, err := time.Parse(time.RFC3339, at); err != nil || when.Before(began.Truncate(time.Second)) || when.After(time.Now()) {
+						t.Errorf("%s: --to %s", line, at)
+					}
+				}
+			}
+			if text := errs.String(); strings.Count(text, lost) != 1 || strings.Count(text, "press Ctrl-C again") != min(len(c.interrupt), 1) {
+				t.Errorf("%s: %s", line, text)
+			}
+		})
+	}
+	var answered *nats.Msg
+	for range cases {
+		if m := <-orders; m.Subject == "certpost.dead.hold" {
+			answered = m
+		}
+	}
+	for line, c := range cases {
+		if c.interrupt != "" {
+			interrupts[line]()
+			await(t, "an answer to the interrupt of "+line, func() bool { return strings.Contains(said[line].String(), c.interrupt) })
+		}
+	}
+	server.Shutdown()
+	server.WaitForShutdown()
+	for line := range cases {
+		await(t, "what "+line+" says of the loss", func() bool { return strings.Contains(said[line].String(), lost) })
+	}
+	lab.RunNATS(t, options)
+	await(t, "the late answer", func() bool {
+		_ = answered.Respond([]byte(`{"done":1}`)) // fails until both are connected again
+		select {
+		case <-succeeded:
+			return true
+		default:
+			return false
+		}
+	})
+	running.Wait()
+	for _, interrupt := range interrupts {
+		interrupt()
+	}
+}
