@@ -398,3 +398,19 @@ func TestRender(t *testing.T) {
 		}
 	}
 }
+
+// A list that stops at the limit that it has by itself says so, and one that was limited does not.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		more  bool
+		limit int
+		said  bool
+	}{{true, usualLimit, true}, {false, usualLimit, false}, {true, 5, false}, {true, 0, false}} {
+		var out strings.Builder
+		(&app{stderr: &out}).cutOff(c.more, c.limit)
+		if got := strings.Contains(out.String(), "only the first 100 are listed; --limit 0 lists all"); got != c.said {
+			t.Errorf("%+v: %q", c, out.String())
+		}
+	}
+}
