@@ -58,7 +58,7 @@ func (c *auditListCmd) Run(a *app) error {
 	if unsearched != 0 {
 		fmt.Fprintf(a.stderr, "records before %d were not searched: certpost audit export searches all, with the same filters\n", unsearched)
 	}
-	return printList(a, c.Output, all, "no matching records", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r) }, desk.RecordTable)
+	return printList(a, c.Output, all, "no matching records", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r, filter["each"] == "no") }, desk.RecordTable)
 }
 
 // recordsOf requests the pages of the list, at most limit records (0: all). unsearched is the
@@ -87,7 +87,9 @@ func recordsOf(a *app, c *client, filter map[string]string, limit int) (all []de
 
 var recordHead = []string{"RECORD", "TIME", "WHAT", "BY", "VIA", "LETTER", "EVENT", "TARGET", "REASON"}
 
-func recordRow(r desk.Record) []string {
+// recordRow is a line of the list. In a folded one, a letter's record that is part of an act has
+// the act's id: the act was broken off before it was recorded as a whole.
+func recordRow(r desk.Record, folded bool) []string {
 	what, letter, target := string(r.Action), "", r.Target
 	if r.Stage == broker.StageIntent {
 		what += " (intended)"
@@ -103,6 +105,9 @@ func recordRow(r desk.Record) []string {
 	}
 	if r.NewLetter != 0 {
 		letter += " → " + strconv.FormatUint(r.NewLetter, 10)
+	}
+	if folded && r.Many == nil && r.Act != "" {
+		letter += " (--act=" + r.Act + ")"
 	}
 	if target == "" {
 		target = r.Lane

@@ -298,7 +298,7 @@ func (a *app) printHistory(records []desk.Record) error {
 	fmt.Fprintln(a.stdout, "\nHistory")
 	var rows [][]string
 	for _, r := range records {
-		rows = append(rows, recordRow(r)[1:])
+		rows = append(rows, recordRow(r, false)[1:])
 	}
 	return table(a.stdout, recordHead[1:], rows)
 }

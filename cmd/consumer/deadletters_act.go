@@ -143,6 +143,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 	}
 	defer end()
 	l := a.longWork(c, name, done, order, choice, format)
+	l.nameAct(of.All)
 	var answer service.OrderAnswer
 	switch {
 	case !of.All && wait != nil:
@@ -179,6 +180,9 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 		err = errors.Join(a.json(answer), err)
 	} else {
 		a.printOrder(answer, done)
+		if name == "dead.discard" && answer.Done > 0 && choice.Act != "" && !a.quiet {
+			fmt.Fprintf(a.stderr, "act %s; to undo it: certpost dead-letters restore --all --act %s\n", choice.Act, choice.Act)
+		}
 	}
 	failed := 0
 	for _, o := range answer.Letters {

@@ -226,6 +226,18 @@ func (s said) done(t *testing.T) string {
 	return s.stdout
 }
 
+var undoLine = regexp.MustCompile(`^act (\S+); to undo it: certpost dead-letters restore --all --act (\S+)\n$`)
+
+// undoable is done for a discard of several letters, which ends with the command that undoes it.
+func (s said) undoable(t *testing.T) (stdout, act string) {
+	t.Helper()
+	ids := undoLine.FindStringSubmatch(s.stderr)
+	if s.code != exitDone || ids == nil || ids[1] != ids[2] {
+		t.Fatalf("exit %d, stderr %q, stdout %q", s.code, s.stderr, s.stdout)
+	}
+	return s.stdout, ids[1]
+}
+
 // failed requires exactly this exit code and standard error.
 func (s said) failed(t *testing.T, code int, stderr string) {
 	t.Helper()

@@ -68,6 +68,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 			return all, l.broken(all.Done, f.Count, err)
 		}
 		all.Done += part.Done
+		all.Act = part.Act
 		if all.Rest = part.Rest; all.Rest == nil || all.Rest.Count == 0 {
 			return all, nil
 		}
@@ -75,7 +76,6 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 		if l.app.ctx.Err() != nil {
 			return all, l.interrupted(all.Done, f.Count)
 		}
-		l.choice.Act = part.Act
 		l.choice.Hash, l.choice.Filter["above"] = all.Rest.Hash, fmt.Sprint(all.Rest.Query.Above)
 	}
 }
@@ -102,7 +102,7 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 		all.DryRun = true
 		return all, nil
 	}
-	all.Letters = nil
+	all.Letters, all.Act = nil, l.choice.Act
 	for part := range slices.Chunk(numbers, partOfNumbers) {
 		if l.app.ctx.Err() != nil {
 			return all, l.interrupted(all.Done, len(numbers))
@@ -113,11 +113,19 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 			return all, l.broken(all.Done, len(numbers), err)
 		}
 		all.Done += acted.Done
-		l.choice.Act = acted.Act
 		all.Letters = append(all.Letters, acted.Letters...)
 		l.bar.show(len(all.Letters), len(numbers), l.done)
 	}
 	return all, nil
+}
+
+// nameAct gives an order for several letters the id of its act. It is chosen here, not taken from
+// the first answer, so that a part of which no letter was done, or whose answer is lost, is of the
+// same act as the others. A replay of many letters is a run instead.
+func (l *longWork) nameAct(all bool) {
+	if l.name != "dead.replay" && (all || len(desk.Once(l.choice.Numbers)) > 1) {
+		l.choice.Act = desk.NewAct()
+	}
 }
 
 func (l *longWork) interrupted(done, of int) error {

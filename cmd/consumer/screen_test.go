@@ -45,7 +45,7 @@ func TestTablesGolden(t *testing.T) {
 			return printList(a, "table", entries, "", deliveryHead, func(e broker.Entry, _ bool) []string { return deliveryRow(e) }, desk.DeliveryTable)
 		},
 		"audit": func(a *app) error {
-			return printList(a, "table", records, "", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r) }, desk.RecordTable)
+			return printList(a, "table", records, "", recordHead, func(r desk.Record, _ bool) []string { return recordRow(r, false) }, desk.RecordTable)
 		},
 	} {
 		var text strings.Builder

@@ -220,7 +220,7 @@ func TestCommandsWithoutTheService(t *testing.T) {
 	if said := o.certpost("dead-letters", "discard", "1", "--reason", "no"); said.code != exitFailed || !strings.Contains(said.stderr, "held") {
 		t.Errorf("discard of a held letter: %+v", said)
 	}
-	if out := o.certpost("dead-letters", "discard", "--all", "--event", "e2", "--reason", "no", "--yes").done(t); out != "1 dead letter discarded\n" {
+	if out, _ := o.certpost("dead-letters", "discard", "--all", "--event", "e2", "--reason", "no", "--yes").undoable(t); out != "1 dead letter discarded\n" {
 		t.Errorf("discard: %q", out)
 	}
 	if err := o.relay.SetRules([]devrelay.Rule{}); err != nil {

@@ -184,8 +184,17 @@ func TestLongWorkAtATerminal(t *testing.T) {
 		t.Errorf("%+v", said)
 	}
 	counts(0, n)
-	if out := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "nobody wants them").done(t); out != fmt.Sprintf("%d dead letters discarded\n", n) {
+	// The parts are one act: one line of the audit, and one undo (see the end).
+	out, act := o.certpost("dead-letters", "discard", "--all", "--yes", "--reason", "nobody wants them").undoable(t)
+	if out != fmt.Sprintf("%d dead letters discarded\n", n) || len(o.letters()) != 0 {
 		t.Errorf("%q", out)
+	}
+	if lines := o.certpost("audit", "list", "--action", "discarded").done(t); strings.Count(lines, "nobody wants them") != 1 || !strings.Contains(lines, fmt.Sprintf("%d letters (--act=%s)", n, act)) {
+		t.Errorf("audit list:\n%s", lines)
+	}
+	// The record of the whole is not about one letter: the letter's own names the act.
+	if lines := o.certpost("audit", "list", "--action", "discarded", "--letter", "7").done(t); !strings.Contains(lines, "  7 (--act="+act+")  ") {
+		t.Errorf("audit list of one letter:\n%s", lines)
 	}
 
 	// By number: all are checked first, then processed part by part.
@@ -211,6 +220,13 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	numbers = numbers[again:]
 	if said := o.at(lab.OpenTerminal(t), "", restore()...); said.code != exitDone || len(o.letters()) != service.MaxNumbered+5 || !strings.Contains(said.stderr, fmt.Sprintf("/%d restored", len(numbers))) {
 		t.Errorf("%+v", said)
+	}
+	if lines := o.certpost("audit", "list", "--action", "restored").done(t); strings.Count(lines, "they do") != 2 {
+		t.Errorf("two orders by number, each in parts, are not two lines:\n%s", lines)
+	}
+
+	if out := o.certpost("dead-letters", "restore", "--all", "--yes", "--act", act).done(t); out != fmt.Sprintf("%d dead letters restored\n", n-service.MaxNumbered-5) || len(o.letters()) != n {
+		t.Errorf("the undo: %q, %d letters", out, len(o.letters()))
 	}
 }
 

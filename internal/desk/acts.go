@@ -14,15 +14,13 @@ import (
 // NewAct returns the id of an act on many letters, for broker.Actor or Frozen.
 func NewAct() string { return events.NewID() }
 
-// CheckAct checks an id of an act that a client sends.
+// CheckAct checks an id of an act that a client sends: its own, or that of an earlier answer.
 func CheckAct(act string) error {
-	if act != "" && (!events.IsToken(act) || len(act) > maxAct) {
-		return invalid("invalid act: want the id that an earlier answer has")
+	if act != "" && !events.IsToken(act) {
+		return invalid("invalid act: want at most 64 letters, digits, hyphens and underscores")
 	}
 	return nil
 }
-
-const maxAct = 64
 
 // recordTime bounds the writing of the record of a whole act.
 const recordTime = 10 * time.Second

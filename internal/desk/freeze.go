@@ -142,6 +142,7 @@ func (d *Desk) Part(f Frozen, most int) (part, rest Frozen, err error) {
 		return Frozen{}, Frozen{}, err
 	}
 	split := min(most, len(set))
+	now.Act = f.Act // the parts are one act
 	part, rest = now, now
 	part.Only, part.Named, part.Hash = set[:split], true, "" // letters that have left are skipped
 	part.Count, part.Numbers = split, first(part.Only)

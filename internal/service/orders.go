@@ -23,7 +23,7 @@ type Selection struct {
 	Size       int      `json:"size,omitempty"` // with a filter or all: only this many letters, the lowest numbers first; 0: all
 	DryRun     bool     `json:"dry_run,omitempty"`
 	Reason     string   `json:"reason,omitempty"`
-	Act        string   `json:"act,omitempty"` // of the answer to an earlier part of the same order: the audit lists both as one
+	Act        string   `json:"act,omitempty"` // an id that the client chooses, or that of an earlier part's answer: the audit lists the parts of one order, with one id, as one
 }
 
 // MaxNumbered is the maximum number of letters in an order by number.
