@@ -139,3 +139,23 @@ func TestOrdersWhoseConnectionIsLost(t *testing.T) {
 		interrupt()
 	}
 }
+
+// Without a running program the command does the work itself, which a second interrupt ends.
+func TestInterruptOfWorkInTheCommand(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	errs := &writings{}
+	a, c := &app{ctx: ctx, stderr: errs}, &client{}
+	c.works.Store(true)
+	order, finished := a.toItsEnd(c, "the order")
+	interrupt()
+	finished()
+	if order.Err() != nil || errs.String() != "certpost: the order is being finished; press Ctrl-C again to end amid it\n" {
+		t.Errorf("%v, %q", order.Err(), errs.String())
+	}
+	_, finished = (&app{ctx: t.Context(), stderr: errs}).toItsEnd(c, "the order")
+	finished()
+	if strings.Count(errs.String(), "\n") != 1 {
+		t.Errorf("without an interrupt: %q", errs.String())
+	}
+}
