@@ -23,7 +23,7 @@ const (
 	// fewCharacters is the least width of a column that breaks its text, in average characters.
 	fewCharacters = 20
 	// manyLines is the height of a table's row that still can be read as a row.
-	manyLines = 6
+	manyLines = 8
 )
 
 // atEveryWidth checks that the page fits into windows of all widths, and that its tables can
