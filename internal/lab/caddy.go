@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 	window := "0.3"
 	if renew {
 		window = "0.9999999"
+		forgetRenewalInfo(t, filepath.Join(dir, "storage", "certificates"))
 	}
 	config := writeFile(t, filepath.Join(dir, "Caddyfile"), fmt.Sprintf(`{
 	admin off
@@ -46,4 +48,31 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 	server := startProcess(t, "caddy", log, cmd)
 	server.await(t, "waiting for its port", func() error { return answers(loopback(a.TLSPort)) })
 	return func() { server.stop(t) }
+}
+
+// forgetRenewalInfo removes the CA's suggestion when to renew (ARI, RFC 9773) from what Caddy has
+// stored with its certificates: if Caddy had the time to fetch it, it would wait for that day.
+func forgetRenewalInfo(t testing.TB, certificates string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(certificates, "*", "*", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("Caddy has stored no certificate (%v)", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stored map[string]any
+		if err := json.Unmarshal(text, &stored); err != nil {
+			t.Fatal(err)
+		}
+		if issuer, ok := stored["issuer_data"].(map[string]any); ok {
+			delete(issuer, "renewal_info")
+		}
+		if text, err = json.Marshal(stored); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, file, string(text), 0o600)
+	}
 }
