@@ -98,8 +98,9 @@ func (c *client) openOwn(ctx context.Context) error {
 // absent is the desk's Deliverer in the process of a command, which has no targets.
 type absent struct{}
 
-func (absent) Targets() []verdict.TargetView { return nil }
-func (absent) Relays() []verdict.RelayView   { return nil }
+func (absent) Targets() []verdict.TargetView            { return nil }
+func (absent) Target(string) (verdict.TargetView, bool) { return verdict.TargetView{}, false }
+func (absent) Relays() []verdict.RelayView              { return nil }
 
 func (absent) Check(context.Context, string) []verdict.Finding { return noProgram() }
 

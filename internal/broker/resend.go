@@ -23,8 +23,10 @@ type Resend struct {
 	Target, Lane string // the delivery's own target, or another one, in its present lane
 	// FormerIDs are the ids that Target had before: what was delivered under one was delivered to it.
 	FormerIDs []string
-	Force     bool // to another target: also if the event was delivered there
-	Reason    string
+	// Permits, if set, is asked whether the event may go to Target. Its error is that of Resendable.
+	Permits func(StoredEvent) error
+	Force   bool // to another target: also if the event was delivered there
+	Reason  string
 }
 
 // Resendable returns the event of a delivery and the entry of the target that is to get it, the zero
@@ -77,6 +79,9 @@ func (b *Broker) Resendable(ctx context.Context, e Entry, how Resend) (StoredEve
 	ev, err := b.eventOf(ctx, e)
 	if errors.Is(err, ErrNoEvent) {
 		err = fmt.Errorf("event %s: %w: it has expired or was removed there, and the ledger keeps no certificates; publish the certificate again under a new id", e.Event, ErrNoEvent)
+	}
+	if err == nil && how.Permits != nil {
+		err = how.Permits(ev)
 	}
 	return ev, there, err
 }

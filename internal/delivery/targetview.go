@@ -28,6 +28,16 @@ func (i Inspector) Targets() []verdict.TargetView {
 	return all
 }
 
+// Target returns the view of the target that has an id, or had it before; false if there is none.
+func (i Inspector) Target(id string) (verdict.TargetView, bool) {
+	defs := i.courier.book.Current()
+	t, known := defs.Get(defs.current(id))
+	if !known {
+		return verdict.TargetView{}, false
+	}
+	return defs.view(t), true
+}
+
 // remark is what is known of a target besides its definition.
 type remark struct {
 	where    string // file:line; "" for targets made by code

@@ -21,6 +21,8 @@ import (
 // certificate. Check does the same for a target without an event.
 type Deliverer interface {
 	Targets() []verdict.TargetView
+	// Target returns the target that has an id, or had it before; false if there is none.
+	Target(id string) (verdict.TargetView, bool)
 	Relays() []verdict.RelayView
 	Check(ctx context.Context, target string) []verdict.Finding
 	Examine(ctx context.Context, trial verdict.Trial) []verdict.Finding

@@ -127,12 +127,11 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 }
 
 func (d *Desk) targetView(id string) (verdict.TargetView, bool) {
-	for _, t := range d.deliverer.Targets() {
-		if t.ID == id {
-			return t, true
-		}
+	t, known := d.deliverer.Target(id)
+	if !known || t.ID != id { // it had the id before
+		return verdict.TargetView{}, false
 	}
-	return verdict.TargetView{}, false
+	return t, true
 }
 
 // ReplayEdited replays one letter for another target, or to other recipients. The

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -183,6 +184,7 @@ type fakeDeliverer struct{}
 func (fakeDeliverer) Targets() []verdict.TargetView {
 	return []verdict.TargetView{{ID: "ops", Lane: "relay"}}
 }
+func (f fakeDeliverer) Target(id string) (verdict.TargetView, bool) { return named(f.Targets(), id) }
 func (fakeDeliverer) Relays() []verdict.RelayView {
 	return []verdict.RelayView{{Relay: "relay:25", Lane: "relay"}}
 }
@@ -191,6 +193,16 @@ func (fakeDeliverer) Check(context.Context, string) []verdict.Finding {
 }
 func (fakeDeliverer) Examine(_ context.Context, trial verdict.Trial) []verdict.Finding {
 	return []verdict.Finding{{What: trial.Target, Status: verdict.OK, Message: fmt.Sprint(len(trial.Event) > 0)}}
+}
+
+// named returns the view of the target that has an id, or had it before.
+func named(all []verdict.TargetView, id string) (verdict.TargetView, bool) {
+	for _, t := range all {
+		if t.ID == id || slices.Contains(t.FormerIDs, id) {
+			return t, true
+		}
+	}
+	return verdict.TargetView{}, false
 }
 
 func (x *fixture) until(what string, ok func() bool) {

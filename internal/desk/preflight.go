@@ -82,12 +82,8 @@ func (d *Desk) changedSince(target string, entry *broker.Entry) bool {
 	if transcript == nil || transcript.Definition == "" {
 		return false
 	}
-	for _, t := range d.deliverer.Targets() {
-		if t.ID == target {
-			return t.Version != transcript.Definition
-		}
-	}
-	return false
+	view, defined := d.targetView(target)
+	return defined && view.Version != transcript.Definition
 }
 
 // examineLedger checks whether a replay would be refused, or send nothing, because of what the

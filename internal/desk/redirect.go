@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/events"
@@ -15,15 +14,8 @@ import (
 // redirected returns the target that has a letter's target among its former ids; false if there is
 // none, or if it is disabled.
 func (d *Desk) redirected(target string) (verdict.TargetView, bool) {
-	if target == "" {
-		return verdict.TargetView{}, false
-	}
-	for _, t := range d.deliverer.Targets() {
-		if !t.Disabled && slices.Contains(t.FormerIDs, target) {
-			return t, true
-		}
-	}
-	return verdict.TargetView{}, false
+	t, known := d.deliverer.Target(target)
+	return t, known && t.ID != target && !t.Disabled
 }
 
 // currentTarget returns the id of the target that a replay of a letter goes to, if it is not edited.

@@ -18,6 +18,8 @@ func (r renamed) Targets() []verdict.TargetView {
 	return []verdict.TargetView{{ID: "ops", Lane: "relay", FormerIDs: []string{"prod"}, Disabled: r.disabled}}
 }
 
+func (r renamed) Target(id string) (verdict.TargetView, bool) { return named(r.Targets(), id) }
+
 // Letters for a former id go to the target that had it: one, a run of several, and what is sent again.
 // Letter, preflight and audit say where. A disabled target gets nothing.
 //
@@ -83,7 +85,7 @@ func TestReplaysOfAFormerIDGoToItsTarget(t *testing.T) {
 	if got := off.currentTarget("prod"); got != "prod" {
 		t.Errorf("a disabled target gets replays: %q", got)
 	}
-	if _, err := off.howToResend(broker.Entry{Target: "prod"}, ResendSelection{}, ""); err == nil || !strings.Contains(err.Error(), "not defined") {
+	if _, err := off.howToResend(t.Context(), broker.Entry{Target: "prod"}, ResendSelection{}, ""); err == nil || !strings.Contains(err.Error(), "not defined") {
 		t.Errorf("a disabled target: %v", err)
 	}
 }

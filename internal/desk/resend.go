@@ -70,6 +70,13 @@ func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.
 		return nil, 0, invalid("only deliveries in state sent can be sent again, not %s: replay dead letters, retry what waits", s.Query.State)
 	}
 	s.Query.State = broker.StateSent
+	take := func(e broker.Entry) {
+		if !s.WithSuperseded && d.isSuperseded(cmp.Or(s.To, e.Target), &e) {
+			superseded++
+		} else {
+			all = append(all, e)
+		}
+	}
 	if names := s.names(); names != nil { // read from the ledger: the index is behind it
 		for _, n := range names {
 			found, err := d.b.Deliveries(ctx, n.Target, n.Event)
@@ -77,12 +84,8 @@ func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.
 				return nil, 0, err
 			}
 			for _, e := range found {
-				switch {
-				case e.State != broker.StateSent:
-				case !s.WithSuperseded && d.isSuperseded(cmp.Or(s.To, e.Target), &e):
-					superseded++
-				default:
-					all = append(all, e)
+				if e.State == broker.StateSent {
+					take(e)
 				}
 			}
 		}
@@ -95,12 +98,8 @@ func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.
 			return nil, 0, err
 		}
 		for _, e := range page.Entries {
-			switch {
-			case !named.has(&e):
-			case !s.WithSuperseded && d.isSuperseded(cmp.Or(s.To, e.Target), &e):
-				superseded++
-			default:
-				all = append(all, e)
+			if named.has(&e) {
+				take(e)
 			}
 		}
 		if len(all) > MaxResent {
@@ -136,13 +135,13 @@ func (d *Desk) ResendContents(ctx context.Context, s ResendSelection, examine bo
 		return out, err
 	}
 	t := d.newTallies()
-	for i := range entries {
-		e := entries[i]
+	to, known := d.targetView(s.To)
+	for _, e := range entries {
 		if s.To != "" {
 			e.Target, e.Accepted = s.To, nil
-			if view, known := d.targetView(s.To); known {
-				e.Lane = view.Lane
-			}
+		}
+		if known {
+			e.Lane = to.Lane
 		}
 		t.add(&e)
 	}
@@ -169,14 +168,11 @@ func (d *Desk) examineResend(ctx context.Context, e broker.Entry, s ResendSelect
 	fails := func(err error) []verdict.Finding {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: err.Error()}}
 	}
-	how, err := d.howToResend(e, s, "")
+	how, err := d.howToResend(ctx, e, s, "")
 	if err != nil {
 		return fails(err)
 	}
 	ev, _, err := d.b.Resendable(ctx, e, how)
-	if err == nil {
-		err = d.reaches(ctx, ev, e, how)
-	}
 	if err != nil {
 		return fails(err)
 	}
@@ -185,13 +181,14 @@ func (d *Desk) examineResend(ctx context.Context, e broker.Entry, s ResendSelect
 }
 
 // howToResend returns target and lane of a resend, as they are defined now.
-func (d *Desk) howToResend(e broker.Entry, s ResendSelection, reason string) (broker.Resend, error) {
+func (d *Desk) howToResend(ctx context.Context, e broker.Entry, s ResendSelection, reason string) (broker.Resend, error) {
 	how := broker.Resend{Target: cmp.Or(s.To, e.Target), Force: s.Force, Reason: reason}
 	view, known := d.targetView(how.Target)
 	if now, renamed := d.redirected(how.Target); renamed {
 		view, known, how.Target = now, true, now.ID
 	}
 	how.FormerIDs = view.FormerIDs
+	how.Permits = func(ev broker.StoredEvent) error { return d.reaches(ctx, ev, e, how) }
 	switch {
 	case !known:
 		return how, refused{fmt.Errorf("target %q is not defined: define it, or give another one", how.Target), ErrNotFound}
@@ -264,18 +261,9 @@ func (d *Desk) Resend(ctx context.Context, by broker.Actor, s ResendSelection, h
 }
 
 func (d *Desk) resend(ctx context.Context, by broker.Actor, e broker.Entry, s ResendSelection, reason string) error {
-	how, err := d.howToResend(e, s, reason)
+	how, err := d.howToResend(ctx, e, s, reason)
 	if err != nil {
 		return err
-	}
-	if how.Target != e.Target {
-		ev, _, err := d.b.Resendable(ctx, e, how)
-		if err == nil {
-			err = d.reaches(ctx, ev, e, how)
-		}
-		if err != nil {
-			return err
-		}
 	}
 	_, err = d.b.Resend(ctx, e, by, how)
 	return err

@@ -71,23 +71,21 @@ func rollbackRefusal(d DeliveryDetail) error {
 // Plan says what a deployment of an event to a target on a mail host would do; event is its JSON.
 // The process on that host looks, and changes nothing.
 func (d *Desk) Plan(ctx context.Context, target string, event []byte) ([]verdict.Finding, error) {
-	for _, view := range d.deliverer.Targets() {
-		if view.ID != target {
-			continue
-		}
-		if view.Host == "" {
-			return nil, invalid("target %s is a mail: certpost render shows it", target)
-		}
-		answer, err := d.b.AskHost(ctx, view.Lane, broker.HostOrder{Order: broker.OrderPlan, Target: target, Body: event})
-		if err != nil {
-			return nil, fmt.Errorf("mail host %s: %w", view.Host, err)
-		}
-		if answer.Failure != nil {
-			return []verdict.Finding{{What: "event", Status: verdict.Error, Message: answer.Failure.Reason}}, nil
-		}
-		return answer.Findings, nil
+	view, defined := d.targetView(target)
+	switch {
+	case !defined:
+		return nil, fmt.Errorf("target %q: %w", target, ErrNotFound)
+	case view.Host == "":
+		return nil, invalid("target %s is a mail: certpost render shows it", target)
 	}
-	return nil, fmt.Errorf("target %q: %w", target, ErrNotFound)
+	answer, err := d.b.AskHost(ctx, view.Lane, broker.HostOrder{Order: broker.OrderPlan, Target: target, Body: event})
+	if err != nil {
+		return nil, fmt.Errorf("mail host %s: %w", view.Host, err)
+	}
+	if answer.Failure != nil {
+		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: answer.Failure.Reason}}, nil
+	}
+	return answer.Findings, nil
 }
 
 // DeployedTarget returns the target of the only deployment of an event that can be rolled back.
