@@ -243,6 +243,13 @@ func contentLines(in *desk.Contents) (lines []string) {
 	return lines
 }
 
+// dryRun prints what an order would do: what it acts on, and how many those are.
+func (a *app) dryRun(lines []string, what string) {
+	for _, line := range append(lines, what) {
+		fmt.Fprintln(a.stdout, printable(line))
+	}
+}
+
 // deliveryLines say what is in a selection of deliveries.
 func deliveryLines(in *desk.DeliveryContents) (lines []string) {
 	lines = append(lines, tallyLine("lanes", in.Lanes)...)

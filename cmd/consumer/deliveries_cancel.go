@@ -42,10 +42,7 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 		what := count(n, "waiting delivery", "waiting deliveries") + " would be cancelled"
 		switch {
 		case c.DryRun:
-			for _, line := range deliveryLines(answer.Contents) {
-				fmt.Fprintln(a.stdout, printable(line))
-			}
-			fmt.Fprintln(a.stdout, what)
+			a.dryRun(deliveryLines(answer.Contents), what)
 			return nil
 		case n > 0:
 			if err := a.confirmCount(n, what, "deliveries", deliveryLines(answer.Contents), client.URL(), c.Yes); err != nil {

@@ -56,10 +56,7 @@ func (c *deliveriesResendCmd) Run(a *app) error {
 		lines = append(lines, fmt.Sprintf("preflight of %s to %s: %s", p.Event, p.Target, p.Verdict))
 	}
 	if c.DryRun {
-		for _, line := range lines {
-			fmt.Fprintln(a.stdout, printable(line))
-		}
-		fmt.Fprintln(a.stdout, printable(what))
+		a.dryRun(lines, what)
 		return nil
 	}
 	if in.Count > 0 {

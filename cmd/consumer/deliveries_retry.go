@@ -46,11 +46,7 @@ func (c *deliveriesRetryCmd) Run(a *app) error {
 	if c.Output == "json" {
 		err = a.json(answer)
 	} else {
-		what := "deliveries are"
-		if answer.Done == 1 {
-			what = "delivery is"
-		}
-		fmt.Fprintf(a.stdout, "%d %s tried now\n", answer.Done, what)
+		fmt.Fprintf(a.stdout, "%s tried now\n", count(answer.Done, "delivery is", "deliveries are"))
 		for _, l := range answer.Blocked {
 			fmt.Fprintf(a.stdout, "%s\n", printable(l.String()))
 		}

@@ -70,9 +70,6 @@ func (b *Broker) RecordCancelled(ctx context.Context, e Entry) error {
 	c := e.Cancel
 	r := AuditRecord{Action: ActionWithdrawn, Stage: StageOutcome, Actor: c.Actor, Reason: c.Reason, Event: e.Event, Target: e.Target, Lane: e.Lane, Delivery: c.Sequence}
 	l := b.link(r, strings.Join([]string{events.Token(e.Event), e.Target, "d" + strconv.FormatUint(c.Sequence, 10)}, "/"))
-	l.check = func(ctx context.Context) (bool, error) {
-		last, err := b.lastRecord(ctx, string(ActionWithdrawn)+"."+auditSubjectSuffix(r))
-		return err == nil && (last == nil || last.Delivery != r.Delivery), err
-	}
+	l.check = b.unrecorded(r)
 	return b.appendAll(ctx, []*link{l})
 }

@@ -31,12 +31,18 @@ func (b *Broker) RecordSent(ctx context.Context, by Actor, e Entry, letter uint6
 	}
 	l := b.link(r, events.Token(e.Event)+"/"+e.Target+"/"+strconv.Itoa(e.Generation)+"/d"+strconv.FormatUint(e.Sequence, 10))
 	if again {
-		l.check = func(ctx context.Context) (bool, error) {
-			last, err := b.lastRecord(ctx, string(ActionSent)+"."+auditSubjectSuffix(r))
-			return err == nil && (last == nil || last.Delivery != r.Delivery || last.Generation != r.Generation), err
-		}
+		l.check = b.unrecorded(r)
 	}
 	return b.appendAll(ctx, []*link{l})
+}
+
+// unrecorded returns the check that the last record of an action on a delivery is not about the
+// same message: that of r is not written yet.
+func (b *Broker) unrecorded(r AuditRecord) func(context.Context) (bool, error) {
+	return func(ctx context.Context) (bool, error) {
+		last, err := b.lastRecord(ctx, string(r.Action)+"."+auditSubjectSuffix(r))
+		return err == nil && (last == nil || last.Delivery != r.Delivery || last.Generation != r.Generation), err
+	}
 }
 
 // orderOf returns the record that ordered a replay: the newest intent or outcome of the letter,

@@ -146,6 +146,16 @@ func (c confirmView) Fixed() bool { return c.Ahead != nil && c.Ahead.OK }
 
 type field struct{ Name, Value string }
 
+// fieldsOf returns values as hidden fields.
+func fieldsOf(values url.Values) (fields []field) {
+	for name, all := range values {
+		for _, value := range all {
+			fields = append(fields, field{name, value})
+		}
+	}
+	return fields
+}
+
 func (p *pages) confirm(r *request) (view, error) {
 	o, err := readOrder(r, r.URL.Query())
 	if errors.Is(err, errNoneChosen) && r.format() == asHTML {
@@ -182,11 +192,7 @@ func (p *pages) confirmation(o order, fault string) view {
 	}
 	values.Set("count", strconv.Itoa(frozen.Count))
 	values.Set("hash", frozen.Hash)
-	for name, all := range values {
-		for _, value := range all {
-			c.Fields = append(c.Fields, field{name, value})
-		}
-	}
+	c.Fields = fieldsOf(values)
 	c.Commands = c.order.commands(frozen)
 	return view{template: "confirm", title: c.Title, data: c, object: frozen}
 }

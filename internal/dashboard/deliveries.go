@@ -61,9 +61,9 @@ func (p *pages) deliveries(r *request) (view, error) {
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}
 	if v.Waits {
-		values := with(desk.DeliveryConditions.Values(q), "all", "yes")
+		values := desk.DeliveryConditions.Values(q)
 		values.Del("state")
-		v.All = address(deliveriesPath+"/confirm", values) + "&action="
+		v.All = allThatWait(values)
 	}
 	if action := r.FormValue(chooseKey); waitWords[action].Verb != "" {
 		v.Choose = action

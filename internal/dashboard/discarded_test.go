@@ -14,17 +14,9 @@ import (
 // Fault: many letters are discarded by mistake. Result: they have a list; and are restored by filter or as the undo of that act.
 func TestDiscardedList(t *testing.T) {
 	t.Parallel()
-	account := func(name string, role access.Role) access.Account {
-		return access.Account{Name: name, Hash: access.NewHash("a password of " + name), Role: role}
-	}
-	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{account("ann", access.Operator), account("vic", access.Viewer)}}})
+	o := openOffice(t, officeConfig{access: operatorAndViewer()})
 	o.dies("a.example.com", "b.example.com", "c.example.com")
-	signIn := func(name string) *visitor {
-		v := o.visitor()
-		v.do(http.MethodGet, "/", "").send("Sign in", "name", name, "password", "a password of "+name).is(200)
-		return v
-	}
-	v, viewer := signIn("ann"), signIn("vic")
+	v, viewer := o.signIn("ann"), o.signIn("vic")
 
 	gone := v.opens("/dead-letters").follow("Discard…").is(200).send("Discard 3 letters", "reason", "a <test>").is(200).says("Discarded.", "Undo: restore 3 letters")
 	sound(t, "after the discard", gone.doc, false)

@@ -99,16 +99,11 @@ func TestHoldAndRelease(t *testing.T) {
 // did.
 func TestSecondOperatorIsTold(t *testing.T) {
 	t.Parallel()
-	account := func(name string) access.Account {
-		return access.Account{Name: name, Hash: access.NewHash("a password of " + name), Role: access.Operator}
-	}
-	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{account("ann"), account("bob")}}})
+	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{person("ann", access.Operator), person("bob", access.Operator)}}})
 	o.dies("a.example.com", "b.example.com", "c.example.com")
 	letter := map[string]*sheet{}
 	for _, name := range []string{"ann", "bob"} {
-		v := o.visitor()
-		v.do(http.MethodGet, "/", "").send("Sign in", "name", name, "password", "a password of "+name).is(200).says(name)
-		letter[name] = v.opens("/dead-letters/1")
+		letter[name] = o.signIn(name).opens("/dead-letters/1")
 	}
 	letter["ann"].send("Discard", "reason", "seen by ann").is(200)
 	for _, button := range []string{"Replay", "Discard", "Hold"} {

@@ -42,7 +42,7 @@ func laneAddress(lane string) string { return relaysPath + "/" + url.PathEscape(
 
 func newLaneRow(lane desk.LaneRow) laneRow {
 	row := laneRow{laneView: newLaneView(lane.LaneInfo), Address: laneAddress(lane.Lane), Letters: address(lettersPath, queryOf("lane", lane.Lane)), History: address(historyPath, queryOf("lane", lane.Lane)),
-		Confirm: address(deliveriesPath+"/confirm", with(queryOf("lane", lane.Lane), "all", "yes")) + "&action="}
+		Confirm: allThatWait(queryOf("lane", lane.Lane))}
 	for _, relay := range lane.Relays {
 		row.Relays = append(row.Relays, relayRow{relay, relay.Limits()})
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/html"
+
+	"github.com/certpost/certpost/internal/access"
 )
 
 // visitor is a browser without scripts: it follows the links and submits the forms of
@@ -140,4 +142,21 @@ func (s *sheet) send(button string, fields ...string) *sheet {
 	}
 	s.v.t.Fatalf("%s has no button %q: %.1500s", s.url, button, textOf(s.doc))
 	return nil
+}
+
+// operatorAndViewer have accounts as ann and vic.
+func operatorAndViewer() access.Config {
+	return access.Config{Accounts: []access.Account{person("ann", access.Operator), person("vic", access.Viewer)}}
+}
+
+func person(name string, role access.Role) access.Account {
+	return access.Account{Name: name, Hash: access.NewHash("a password of " + name), Role: role}
+}
+
+// signIn returns a visitor who has signed in with the name of a person.
+func (o *office) signIn(name string) *visitor {
+	o.t.Helper()
+	v := o.visitor()
+	v.do(http.MethodGet, "/", "").send("Sign in", "name", name, "password", "a password of "+name).is(200).says(name)
+	return v
 }

@@ -31,6 +31,12 @@ var waitWords = map[string]struct{ Title, Verb, Says, Notice string }{
 	"cancel": {"Cancel", "Cancel", "No mails are sent. Each delivery becomes a dead letter with your reason, which can be replayed or discarded. Those that are being sent at this moment are left.", "withdrawn-many"},
 }
 
+// allThatWait is the address of the confirmation of an action on all waiting deliveries that a
+// query selects; the action is appended.
+func allThatWait(query url.Values) string {
+	return address(deliveriesPath+"/confirm", with(query, "all", "yes")) + "&action="
+}
+
 // errNoDelivery is the error of an order that selects nothing.
 var errNoDelivery = wrongf("No delivery is selected. Select deliveries in the list, or act on all that match")
 
@@ -114,11 +120,7 @@ func (p *pages) waitConfirmation(r *request, o waitOrder, fault string) (view, e
 	for _, n := range o.Named {
 		values.Add("delivery", n.Target+"/"+n.Event)
 	}
-	for name, all := range values {
-		for _, value := range all {
-			c.Fields = append(c.Fields, field{name, value})
-		}
-	}
+	c.Fields = fieldsOf(values)
 	return view{template: "confirm-waiting", title: c.Title, data: c, object: contents}, nil
 }
 

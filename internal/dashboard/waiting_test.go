@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 )
@@ -16,16 +15,8 @@ import (
 // and a lane.
 func TestWaitingList(t *testing.T) {
 	t.Parallel()
-	account := func(name string, role access.Role) access.Account {
-		return access.Account{Name: name, Hash: access.NewHash("a password of " + name), Role: role}
-	}
-	o := openOffice(t, officeConfig{access: access.Config{Accounts: []access.Account{account("ann", access.Operator), account("vic", access.Viewer)}}})
-	signIn := func(name string) *visitor {
-		v := o.visitor()
-		v.do(http.MethodGet, "/", "").send("Sign in", "name", name, "password", "a password of "+name).is(200)
-		return v
-	}
-	v, viewer := signIn("ann"), signIn("vic")
+	o := openOffice(t, officeConfig{access: operatorAndViewer()})
+	v, viewer := o.signIn("ann"), o.signIn("vic")
 	lane := o.lane()
 	must(t, o.desk.Suspend(t.Context(), broker.Actor{Name: "ann"}, lane, "maintenance", time.Time{}))
 	for i, name := range []string{"a", "b", "c", "d", "e"} {

@@ -44,7 +44,7 @@ const (
 
 // HandlingChange is what to change: what is nil or "" stays.
 type HandlingChange struct {
-	Assignee *string // "" for nobody
+	Assignee *string // "" for none
 	Ticket   *string // "" for none
 	Note     string
 	// Revision is the one that the operator saw, 0 if there was none; nil changes any. It guards
@@ -139,12 +139,12 @@ func (d *Desk) handle(ctx context.Context, bucket *broker.DeskBucket, by broker.
 	if change.Revision != nil && *change.Revision != h.Revision && (change.Assignee != nil || change.Ticket != nil) {
 		return h, ErrHandlingChanged
 	}
-	now := time.Now().UTC()
+	now, group := time.Now().UTC(), strings.TrimPrefix(key, handlingPrefix)
 	var records []broker.AuditRecord
 	set := func(field *string, to *string, action broker.Action) {
 		if to != nil && *to != *field {
 			*field = *to
-			records = append(records, broker.AuditRecord{Action: action, Actor: by, Reason: *to, Group: strings.TrimPrefix(key, handlingPrefix)})
+			records = append(records, broker.AuditRecord{Action: action, Actor: by, Reason: *to, Group: group})
 		}
 	}
 	set(&h.Assignee, change.Assignee, broker.ActionAssigned)
@@ -152,7 +152,7 @@ func (d *Desk) handle(ctx context.Context, bucket *broker.DeskBucket, by broker.
 	if change.Note != "" {
 		h.Notes = append(h.Notes, Note{now, by.Shown(), change.Note})
 		h.Notes = h.Notes[max(0, len(h.Notes)-MaxNotes):]
-		records = append(records, broker.AuditRecord{Action: broker.ActionNoted, Actor: by, Reason: change.Note, Group: strings.TrimPrefix(key, handlingPrefix)})
+		records = append(records, broker.AuditRecord{Action: broker.ActionNoted, Actor: by, Reason: change.Note, Group: group})
 	}
 	if records == nil {
 		return h, nil // it is so already

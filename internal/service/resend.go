@@ -39,12 +39,8 @@ func (c *API) resend(ctx context.Context, o ResendOrder) (a ResendAnswer, err er
 	if err != nil {
 		return a, err
 	}
-	one := q
-	if one.State == broker.StateSent {
-		one.State = ""
-	}
 	switch {
-	case one == (desk.DeliveryQuery{}) && len(o.Deliveries) == 0:
+	case !selects(q, broker.StateSent) && len(o.Deliveries) == 0:
 		return a, badRequest("no deliveries are selected: give a filter, such as target, event, or since")
 	case o.Force && o.To == "":
 		return a, badRequest("force requires to: what was delivered is sent again to its target without it")

@@ -25,11 +25,7 @@ func (o WaitingSelection) selection() (s desk.WaitSelection, err error) {
 	if s.Query, err = desk.DeliveryConditions.ParseFilter(o.Filter); err != nil {
 		return s, err
 	}
-	one := s.Query
-	if one.State == broker.StateWaiting {
-		one.State = ""
-	}
-	switch chosen := one != (desk.DeliveryQuery{}) || o.Lane != "" || len(o.Deliveries) > 0; {
+	switch chosen := selects(s.Query, broker.StateWaiting) || o.Lane != "" || len(o.Deliveries) > 0; {
 	case chosen && o.All:
 		return s, badRequest("give one of filter or lane, and all")
 	case !chosen && !o.All:
@@ -38,6 +34,14 @@ func (o WaitingSelection) selection() (s desk.WaitSelection, err error) {
 		return s, badRequest("%d deliveries are too many, the maximum is %d: give a filter", len(o.Deliveries), MaxNamed)
 	}
 	return s, nil
+}
+
+// selects reports whether a query selects deliveries by more than the state that they must have.
+func selects(q desk.DeliveryQuery, state broker.State) bool {
+	if q.State == state {
+		q.State = ""
+	}
+	return q != (desk.DeliveryQuery{})
 }
 
 // RetryOrder ends the wait of deliveries: they are tried now.

@@ -8,7 +8,8 @@
   function formatter(options) { return new Intl.DateTimeFormat("en-GB", Object.assign({ timeZone: zone, hourCycle: "h23" }, options)); }
   var day = { year: "numeric", month: "short", day: "numeric" };
   var parts = formatter(Object.assign({ hour: "2-digit", minute: "2-digit", second: "2-digit" }, day));
-  var today = formatter(day).format(new Date()), year = new Date().getFullYear();
+  var days = formatter(day);
+  var today = days.format(new Date()), year = new Date().getFullYear();
 
   // local writes a moment as the server's functions of the same names do.
   function local(form, moment) {
@@ -17,7 +18,7 @@
     var date = p.day + " " + p.month.slice(0, 3), minutes = p.hour + ":" + p.minute;
     if (form === "day") return date + " " + p.year;
     if (form === "exact") return date + " " + p.year + " " + minutes + ":" + p.second;
-    if (formatter(day).format(moment) === today) return minutes + ":" + p.second;
+    if (days.format(moment) === today) return minutes + ":" + p.second;
     return Number(p.year) === year ? date + " " + minutes : date + " " + p.year + " " + minutes;
   }
 
