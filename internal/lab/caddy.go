@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // Caddy runs Caddy with certpost's module (examples/caddy), which gets a certificate for a domain
@@ -16,11 +17,8 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 	t.Helper()
 	caddy := Need(t, "caddy-certpost")
 	mkdir(t, dir)
-	// With nearly the whole lifetime as its window, a certificate is due at once.
-	window := "0.3"
 	if renew {
-		window = "0.9999999"
-		forgetRenewalInfo(t, filepath.Join(dir, "storage", "certificates"))
+		suggestRenewal(t, filepath.Join(dir, "storage", "certificates"))
 	}
 	config := writeFile(t, filepath.Join(dir, "Caddyfile"), fmt.Sprintf(`{
 	admin off
@@ -32,7 +30,6 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 	email ops@lab.test
 	acme_ca %s
 	acme_ca_root %q
-	renewal_window_ratio %s
 	events {
 		on cert_obtained certpost %s
 	}
@@ -40,7 +37,7 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 %s {
 	respond "here"
 }
-`, a.HTTPPort, a.TLSPort, filepath.Join(dir, "storage"), a.Directory, a.CAFile, window, module, domain), 0o600)
+`, a.HTTPPort, a.TLSPort, filepath.Join(dir, "storage"), a.Directory, a.CAFile, module, domain), 0o600)
 	cmd := exec.Command(caddy, "run", "--config", config, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	log := filepath.Join(dir, "caddy.log")
@@ -50,9 +47,9 @@ func Caddy(t testing.TB, a *ACME, dir, domain, module string, renew bool) (stop 
 	return func() { server.stop(t) }
 }
 
-// forgetRenewalInfo removes the CA's suggestion when to renew (ARI, RFC 9773) from what Caddy has
-// stored with its certificates: if Caddy had the time to fetch it, it would wait for that day.
-func forgetRenewalInfo(t testing.TB, certificates string) {
+// suggestRenewal makes the certificates that Caddy has stored due at once: as if the CA had suggested
+// to renew them in the past (ARI, RFC 9773). Caddy asks again after a day.
+func suggestRenewal(t testing.TB, certificates string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(certificates, "*", "*", "*.json"))
 	if err != nil || len(files) == 0 {
@@ -67,8 +64,15 @@ func forgetRenewalInfo(t testing.TB, certificates string) {
 		if err := json.Unmarshal(text, &stored); err != nil {
 			t.Fatal(err)
 		}
-		if issuer, ok := stored["issuer_data"].(map[string]any); ok {
-			delete(issuer, "renewal_info")
+		issuer, ok := stored["issuer_data"].(map[string]any)
+		if !ok {
+			t.Fatalf("%s has no issuer_data", file)
+		}
+		now := time.Now()
+		issuer["renewal_info"] = map[string]any{
+			"suggestedWindow": map[string]any{"start": now.Add(-2 * time.Hour), "end": now.Add(-time.Hour)},
+			"_selectedTime":   now.Add(-time.Hour),
+			"_retryAfter":     now.Add(24 * time.Hour),
 		}
 		if text, err = json.Marshal(stored); err != nil {
 			t.Fatal(err)
