@@ -223,22 +223,24 @@ func (j *job) due(ctx context.Context) bool {
 		return false
 	}
 	j.entry.Cancel = nil // an order about an earlier message
+	same := entry.Sequence == j.seq || entry.Sequence == j.copyOf
+	ended := same || j.fannedOutAgain()
 	switch {
-	case entry.State == broker.StateSent && (!j.force || entry.Sequence == j.seq || entry.Sequence == j.copyOf || j.hasSentCopy()):
+	case entry.State == broker.StateSent && (!j.force || ended || j.hasSentCopy()):
 		// The process that delivered it may have died before it removed the letter. The
 		// server forgets at kill -9 that it delivered the message; its sequence says so too.
 		if (entry.Sequence == j.seq || j.redelivered()) && !j.takeLettersOff("") {
 			return false
 		}
-		if (entry.Sequence == j.seq || entry.Sequence == j.copyOf) && !j.recordReplay(true) {
+		if same && !j.recordReplay(true) {
 			return false
 		}
 		j.finish("duplicate", nil)
 		return false
-	case entry.State == broker.StateSkipped && (entry.Sequence == j.seq || entry.Sequence == j.copyOf):
+	case entry.State == broker.StateSkipped && ended:
 		j.finish("skipped", nil) // the process died before the acknowledgement
 		return false
-	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && (entry.Sequence == j.seq || entry.Sequence == j.copyOf):
+	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && ended:
 		// The process died before the acknowledgement, or was at work when the copy was made.
 		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
 			return false
@@ -270,6 +272,9 @@ func (j *job) due(ctx context.Context) bool {
 		}
 		j.entry.Consented = j.entry.Uncertain && entry.State == broker.StateDead
 	}
+	if j.eventSeq != 0 {
+		j.entry.EventSequence = j.eventSeq
+	}
 	why := "an earlier attempt ended before the relay's reply to the content was recorded"
 	if j.fromBackup() {
 		j.entry.Uncertain, why = true, "it comes from a backup that was restored, and may have been sent after the backup was made"
@@ -282,9 +287,6 @@ func (j *job) due(ctx context.Context) bool {
 		j.entry.First = now
 	}
 	j.entry.Attempts++
-	if j.eventSeq != 0 {
-		j.entry.EventSequence = j.eventSeq
-	}
 	j.entry.EventSubject = j.event.Subject
 	j.entry.Lane, j.entry.Generation, j.entry.Sequence, j.entry.Last = j.lane.name, j.gen, j.seq, now
 	return true

@@ -16,6 +16,18 @@ func (j *job) hasSentCopy() bool {
 	return j.gen > 1 && j.entry.Generation >= j.gen && j.entry.Sequence > j.seq
 }
 
+// fannedOutAgain reports whether the message was made from a publication of the event that the
+// entry already knows, and orders no replay. The server that is killed forgets the newest
+// acknowledgements of events: these are fanned out again, into messages with other sequences, and
+// what became a dead letter meanwhile, or was discarded, must not be sent because of that. A
+// restored server gives the sequences after the backup a second time.
+func (j *job) fannedOutAgain() bool {
+	to := j.r.ledger.RestoredTo
+	comparable := to.IsZero() || j.entry.Last.After(to) || !j.published.After(to)
+	return comparable && !j.force && j.replayOf == 0 && j.recipients == nil && j.eventSeq != 0 &&
+		j.gen <= j.entry.Generation && j.eventSeq <= j.entry.EventSequence
+}
+
 // fromBackup reports whether the delivery, or its event, lay in a backup that was restored, and
 // was not tried since: what became of it after the backup was made is not known.
 func (j *job) fromBackup() bool {
