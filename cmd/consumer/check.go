@@ -51,7 +51,7 @@ func (c *checkCmd) Run(a *app) error {
 		problems = append(problems, delivery.ValidateHost(c.MailHost)...)
 	}
 	if !config.Failed(problems) {
-		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now()), cfg.inspectSpool(time.Now())))...))
+		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now()), cfg.inspectSpool(time.Now()), cfg.inspectWebhooks(a.ctx)))...))
 	}
 	problems = append(problems, traceProblems(a.env)...)
 	failed := config.Failed(problems)

@@ -89,7 +89,7 @@ func CheckSecret(f Format, secret string) error {
 		_, err := StandardKey(secret)
 		return err
 	case f == PagerDuty && len(secret) != 32:
-		return errors.New("is not an integration key of PagerDuty: want 32 characters")
+		return fmt.Errorf("is not an integration key of PagerDuty: has %d characters, want 32 (Integrations of the service, Events API v2)", len(secret))
 	}
 	return nil
 }
