@@ -14,6 +14,7 @@ import (
 	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/service"
+	"github.com/certpost/certpost/internal/tracing"
 	"github.com/certpost/certpost/internal/verdict"
 )
 
@@ -50,8 +51,9 @@ func (c *checkCmd) Run(a *app) error {
 		problems = append(problems, delivery.ValidateHost(c.MailHost)...)
 	}
 	if !config.Failed(problems) {
-		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now()), cfg.inspectSpool(time.Now())))...))
+		problems = config.Sort(append(problems, doc.Locate(slices.Concat(cfg.HTTP.inspect(a.ctx, time.Now()), cfg.NATS.inspect(a.ctx, cfg.DataDir, time.Now()), cfg.inspectSpool(time.Now()), cfg.inspectWebhooks(a.ctx)))...))
 	}
+	problems = append(problems, traceProblems(a.env)...)
 	failed := config.Failed(problems)
 	var findings []finding
 	if c.Live && !failed {
@@ -87,6 +89,15 @@ func (c *checkCmd) Run(a *app) error {
 		}
 	}
 	return nil
+}
+
+// traceProblems are warnings about the variables of OpenTelemetry: certpost run has no traces with them, and delivers all the same.
+func traceProblems(env []string) (problems []config.Problem) {
+	lookup := func(name string) (string, bool) { value := variable(env, name); return value, value != "" }
+	for _, p := range tracing.Env(lookup).Problems() {
+		problems = append(problems, config.Problem{Variable: p.Variable, Severity: config.Warning, Message: p.Text + "; traces are off until then"})
+	}
+	return problems
 }
 
 func (c *checkCmd) print(a *app, cfg *Config, problems []config.Problem, findings []finding, failed bool) {

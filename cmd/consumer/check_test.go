@@ -182,3 +182,15 @@ func endingRelay(t *testing.T, dir string) string {
 	t.Cleanup(func() { server.Close() })
 	return l.Addr().String()
 }
+
+// Variables of OpenTelemetry that cannot be used are warnings, and the configuration is valid all the same.
+func TestCheckTellsOfTraces(t *testing.T) {
+	t.Parallel()
+	o := bareFixture(t)
+	o.write("certpost.yaml", "targets:\n  - {id: ops, host: smtp.example.com, auth_method: none, from_address: a@example.com, to: [b@example.com]}\n")
+	said := command(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4318"}, "-c", o.path("certpost.yaml"), "check")
+	const want = "OTEL_EXPORTER_OTLP_ENDPOINT: warning: does not begin with http:// or https://: set an address such as http://collector.example.com:4318; traces are off until then\n"
+	if said.code != exitDone || !strings.HasPrefix(said.stdout, want) || !strings.HasSuffix(said.stdout, "1 warning\n") {
+		t.Errorf("%d %s%s", said.code, said.stdout, said.stderr)
+	}
+}

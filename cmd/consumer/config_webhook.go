@@ -2,7 +2,13 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 
+	"github.com/rs/zerolog"
+
+	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/webhook"
 )
@@ -41,6 +47,37 @@ func checkWebhook(f *findings, path string, url, secret secrets.Ref, format webh
 			f.warn(path+".secret", warning)
 		}
 	}
+}
+
+// inspectWebhooks checks the addresses and keys of webhooks that stand in files and variables of this machine, by the rules by which
+// they are used. What is not there yet, or is in Vault, only a live check can judge.
+func (c *Config) inspectWebhooks(ctx context.Context) []config.Problem {
+	var f findings
+	store, err := secrets.Open(secrets.Config{}, zerolog.Nop()) // without Vault
+	if err != nil {
+		return nil
+	}
+	defer store.Close()
+	inspect := func(path string, ref secrets.Ref, rule func(string) error) {
+		if ref.File == "" && ref.Env == "" && ref.Credential == "" {
+			return
+		}
+		if text, err := reader(store, ref)(ctx); err == nil {
+			if wrong := rule(strings.TrimSpace(text)); wrong != nil {
+				f.err(path, ref.String()+" "+wrong.Error())
+			}
+		}
+	}
+	one := func(path string, url, secret secrets.Ref, format string) {
+		inspect(path+".url", url, webhook.CheckURL)
+		inspect(path+".secret", secret, func(text string) error { return webhook.CheckSecret(webhook.Format(format), text) })
+	}
+	one("alerts.webhook", c.Alerts.Webhook.URL, c.Alerts.Webhook.Secret, c.Alerts.Webhook.Format)
+	for _, name := range slices.Sorted(maps.Keys(c.Outcomes.Webhooks)) {
+		w := c.Outcomes.Webhooks[name]
+		one("outcomes.webhooks."+name, w.URL, w.Secret, w.format())
+	}
+	return f
 }
 
 // openWebhook returns the receiver with its secrets.

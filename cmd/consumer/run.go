@@ -152,9 +152,7 @@ func newService(ctx context.Context, cfg *Config, log zerolog.Logger) (s *instan
 	registry.MustRegister(newExpiryMetrics(s.courier.RelayCertificates, s.serverCertificates))
 	settings := cfg.settings()
 	settings.Host = s.courier
-	if s.tracer, err = tracing.Open(ctx, os.LookupEnv, programVersion(), log); err != nil {
-		return s, usage("%v", err)
-	}
+	s.tracer = tracing.Open(ctx, os.LookupEnv, programVersion(), log)
 	settings.Tracer = s.tracer
 	s.runner = queue.NewRunner(s.broker, s.courier, settings, queue.NewMetrics(registry))
 	s.auditor = s.broker.NewAuditor(auditMetrics(registry))

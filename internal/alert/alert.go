@@ -137,6 +137,8 @@ type Channel struct {
 	Sending *Sending  `json:"sending,omitempty"`
 	Tries   int       `json:"tries,omitempty"` // that have failed since the last success
 	Error   string    `json:"error,omitempty"` // of the last try
+	// Refusals counts messages in a row that the channel did not take because of what they say.
+	Refusals int `json:"refusals,omitempty"`
 }
 
 // Sending is a message until its channel has it.
@@ -146,6 +148,8 @@ type Sending struct {
 	Until   time.Time `json:"until"`
 	// Next is when it is tried again.
 	Next time.Time `json:"next,omitzero"`
+	// Refused says that the channel does not take it: the next try is with a new one, in which later alerts are, too.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Message is what a channel gets: all that lasts, and what is over since the last one.

@@ -2,12 +2,15 @@ package alert
 
 import (
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/legible"
+	"github.com/certpost/certpost/internal/webhook"
 )
 
 // Timing says when messages go out.
@@ -25,6 +28,8 @@ const (
 	// lease is how long a process may take to send a message; sendPatience ends before it.
 	lease        = 2 * time.Minute
 	sendPatience = time.Minute
+	// briefAfter is how many refused messages in a row have the next one made without details.
+	briefAfter = 3
 	// The pauses after failed tries.
 	firstPause  = 30 * time.Second
 	longestWait = 30 * time.Minute
@@ -142,8 +147,8 @@ func (b *Board) claim(channel, process, link string, t Timing, now time.Time) *M
 	if s := c.Sending; s != nil && (s.Until.After(now) || s.Next.After(now)) {
 		return nil
 	}
-	if s := c.Sending; s != nil && now.Sub(s.Message.Made) > t.Repeat {
-		c.Sending = nil // what it says is no longer true
+	if s := c.Sending; s != nil && (s.Refused || now.Sub(s.Message.Made) > t.Repeat) {
+		c.Sending = nil // it would be refused again, or what it says is no longer true
 	}
 	if c.Sending == nil {
 		at, ok := b.due(channel, t, now)
@@ -151,6 +156,9 @@ func (b *Board) claim(channel, process, link string, t Timing, now time.Time) *M
 			return nil
 		}
 		c.Sending = &Sending{Message: b.message(channel, link, now)}
+		if c.Refusals >= briefAfter {
+			c.Sending.Message.shorten()
+		}
 	}
 	c.Sending.By, c.Sending.Until, c.Sending.Next = process, now.Add(lease), time.Time{}
 	m := c.Sending.Message
@@ -175,6 +183,17 @@ func (b *Board) message(channel, link string, now time.Time) Message {
 	return m
 }
 
+// shorten leaves only which alerts there are. A receiver that refuses what a message says may take that.
+func (m *Message) shorten() {
+	for i := range m.Firing {
+		l := &m.Firing[i]
+		l.Summary, l.Advice = fmt.Sprintf("An alert of kind %s, without details because they were refused.", l.Kind), "Look at the page Alerts, or run `certpost alerts list`."
+	}
+	for i := range m.Resolved {
+		m.Resolved[i].Summary = fmt.Sprintf("An alert of kind %s.", m.Resolved[i].Kind)
+	}
+}
+
 // settle notes what became of a message. A process whose lease has passed to another one
 // changes nothing unless it has sent the message.
 func (b *Board) settle(channel, process string, m *Message, failed error, now time.Time) {
@@ -186,8 +205,15 @@ func (b *Board) settle(channel, process string, m *Message, failed error, now ti
 		if c.Sending.By == process {
 			c.Tries++
 			c.Error = legible.Clean(failed.Error(), maxText)
-			pause := min(firstPause<<min(c.Tries-1, 10), longestWait)
-			c.Sending.Until, c.Sending.Next = time.Time{}, now.Add(backoff.Jitter(pause))
+			pause := backoff.Jitter(min(firstPause<<min(c.Tries-1, 10), longestWait))
+			var f *webhook.Failure
+			if errors.As(failed, &f) {
+				pause = max(pause, f.RetryAfter)
+				if c.Sending.Refused = f.Refused; f.Refused {
+					c.Refusals++
+				}
+			}
+			c.Sending.Until, c.Sending.Next = time.Time{}, now.Add(pause)
 		}
 		return
 	}

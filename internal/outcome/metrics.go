@@ -12,6 +12,7 @@ type Metrics struct {
 	late      prometheus.Gauge
 	posts     *prometheus.CounterVec
 	waiting   *prometheus.GaugeVec
+	retrying  *prometheus.GaugeVec
 	dropped   *prometheus.GaugeVec
 }
 
@@ -30,11 +31,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_outcome_webhook_waiting", Help: "Outcomes that a webhook does not have yet.",
 		}, []string{"webhook"}),
+		retrying: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "certpost_outcome_webhook_retrying", Help: "Those of certpost_outcome_webhook_waiting that the receiver did not take and that are tried again. 0 and many waiting: the webhook is paused or slow.",
+		}, []string{"webhook"}),
 		dropped: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "certpost_outcome_webhook_dropped", Help: "Outcomes that a webhook will never get, because the limits of CERTPOST_OUTCOMES have removed them first. Alert on any.",
 		}, []string{"webhook"}),
 	}
-	reg.MustRegister(m.published, m.late, m.posts, m.waiting, m.dropped)
+	reg.MustRegister(m.published, m.late, m.posts, m.waiting, m.retrying, m.dropped)
 	for _, t := range Types() {
 		m.published.WithLabelValues(string(t))
 	}

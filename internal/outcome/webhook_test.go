@@ -87,7 +87,7 @@ func gathered(t *testing.T, m *Metrics, name, label string) float64 {
 // hook is a webhook whose consumer exists.
 func (x *fixture) hook(name string, to *receiver) *Webhook {
 	x.t.Helper()
-	w := &Webhook{Name: name, Feed: x.b.OutcomeFeed(name), Metrics: NewMetrics(prometheus.NewRegistry()), Report: func(error) {}, Log: zerolog.Nop(), first: time.Millisecond,
+	w := &Webhook{Name: name, Feed: x.b.OutcomeFeed(name), Metrics: NewMetrics(prometheus.NewRegistry()), Report: func(error) {}, Log: zerolog.Nop(), standing: standing{first: time.Millisecond},
 		To: webhook.Receiver{Setting: "outcomes.webhooks." + name, URL: constant(to.URL), Secret: constant(hookSecret), Format: webhook.Certpost, ContentType: "application/cloudevents+json"}}
 	_, err := w.Feed.Fetch(x.t.Context(), 1, 10*time.Millisecond)
 	x.must(err)
@@ -106,12 +106,15 @@ func TestWebhookFailsThenWorks(t *testing.T) {
 	failing.Report = func(err error) {
 		mu.Lock()
 		defer mu.Unlock()
-		reports = append(reports, err)
+		if err != nil {
+			reports = append(reports, err)
+		}
 	}
 	x.sent("one", "ops")
 	x.sent("two", "ops")
 	x.all(x.publisher("one", x.b))
-	x.must(other.Round(t.Context()))
+	other.Round(t.Context())
+	other.Round(t.Context())
 	if good.count() != 2 || bad.tries != 0 {
 		t.Fatalf("%d outcomes at the other webhook", good.count())
 	}
@@ -127,7 +130,7 @@ func TestWebhookFailsThenWorks(t *testing.T) {
 	<-ended
 	mu.Lock()
 	defer mu.Unlock()
-	if len(reports) == 0 || reports[0] == nil || reports[0].Error() != "outcomes.webhooks.failing: the receiver did not take the message (500 Internal Server Error)" {
+	if len(reports) == 0 || reports[0].Error() != "outcomes.webhooks.failing: the receiver did not take the message (500 Internal Server Error)" {
 		t.Errorf("%v", reports)
 	}
 	seen := map[string]bool{}
@@ -149,70 +152,148 @@ func TestWebhookFailsThenWorks(t *testing.T) {
 	}
 }
 
-// One outcome that the receiver refuses is a failure until it has arrived, also in rounds in which nothing is due and after other
+// answering is a receiver whose answer to an outcome a function gives: a status, and Retry-After.
+func answering(t *testing.T, answer func(event string) (status int, after string)) *receiver {
+	r := &receiver{}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.tries++
+		event, _, _ := strings.Cut(req.Header.Get("Webhook-Id"), "/")
+		status, after := answer(event)
+		if status != http.StatusOK {
+			w.Header().Set("Retry-After", after)
+			w.WriteHeader(status)
+			return
+		}
+		r.took, r.bodies = append(r.took, req), append(r.bodies, body)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) tried() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tries
+}
+
+// One outcome that the receiver refuses is a failure until it has arrived, also when nothing is due and after other
 // outcomes have arrived.
 func TestWebhookStaysFailed(t *testing.T) {
 	t.Parallel()
 	x := open(t)
 	var accepts atomic.Bool
-	var tries, took atomic.Int64
-	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if !accepts.Load() && strings.HasPrefix(req.Header.Get("Webhook-Id"), "one/") {
-			tries.Add(1)
-			w.WriteHeader(http.StatusBadRequest)
-			return
+	r := answering(t, func(event string) (int, string) {
+		if event == "one" && !accepts.Load() {
+			return http.StatusBadRequest, ""
 		}
-		took.Add(1)
-	}))
-	t.Cleanup(r.Close)
-	w := x.hook("hook", &receiver{Server: r})
+		return http.StatusOK, ""
+	})
+	w := x.hook("hook", r)
 	var last error
 	w.Report = func(err error) { last = err }
-	// round is one of Run's, without its pause.
-	round := func(feed Feed) {
-		w.Feed = feed
-		if err := w.Round(t.Context()); err != nil {
-			w.failed, w.failedAt = err, time.Now()
-			w.Report(err)
-		}
-	}
-	real := w.Feed
 	p := x.publisher("one", x.b)
 	x.sent("one", "ops")
 	x.all(p)
-	for tries.Load() < 2 {
-		round(real)
+	for r.tried() < 2 {
+		w.Round(t.Context())
 	}
-	time.Sleep(2 * w.first) // what failed once only would have been tried again by now
-	round(noneDue{real})
-	if last == nil {
-		t.Error("a round in which nothing is due ends the failure")
+	w.look(t.Context())
+	if last == nil || !strings.Contains(last.Error(), "(400 Bad Request); outcomes that wait for another try: 1") {
+		t.Errorf("%v", last)
 	}
 	x.sent("two", "ops")
 	x.all(p)
-	for took.Load() == 0 {
-		round(real)
+	for r.count() == 0 {
+		w.Round(t.Context())
 	}
-	round(noneDue{real})
-	if last == nil {
+	if w.look(t.Context()); last == nil {
 		t.Error("another outcome ends the failure")
 	}
+	// A process that begins now knows it, too.
+	var begun error
+	next := &Webhook{Name: w.Name, Feed: x.b.OutcomeFeed(w.Name), Metrics: w.Metrics, Report: func(err error) { begun = err }}
+	if next.look(t.Context()); begun == nil || begun.Error() != "webhook hook: outcomes that failed and wait for another try: 1" {
+		t.Errorf("another process: %v", begun)
+	}
 	accepts.Store(true)
-	for end := time.Now().Add(30 * time.Second); last != nil; {
-		if round(real); time.Now().After(end) {
+	for end := time.Now().Add(30 * time.Second); last != nil; w.look(t.Context()) {
+		if w.Round(t.Context()); time.Now().After(end) {
 			t.Fatal(last)
 		}
 	}
-	if s, err := real.State(t.Context()); err != nil || s.Waiting != 0 {
+	if s, err := w.Feed.State(t.Context()); err != nil || s.Waiting != 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
 
-// noneDue is a feed whose outcomes all wait for their next try.
-type noneDue struct{ Feed }
+// Fault: the receiver of a webhook refuses some outcomes, with 400 or 500, and takes the others. Result: no other outcome waits for them, nor for
+// a pause; they are tried again until they are taken, and the webhook counts as failed so long.
+func TestRefusedOutcomesHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusBadRequest, http.StatusNotFound, http.StatusInternalServerError} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			x := open(t)
+			var accepts atomic.Bool
+			r := answering(t, func(event string) (int, string) {
+				if strings.HasPrefix(event, "bad") && !accepts.Load() {
+					return status, ""
+				}
+				return http.StatusOK, ""
+			})
+			w := x.hook("hook", r)
+			w.standing.first = 0 // the pauses of the product
+			for _, id := range []string{"bad1", "bad2", "bad3", "good1", "good2", "good3", "bad4", "good4"} {
+				x.sent(id, "ops")
+			}
+			x.all(x.publisher("one", x.b))
+			for range 8 {
+				if pause := w.standing.wait(atOnce-1, time.Now()); pause > 0 {
+					t.Fatalf("the webhook pauses for %s", pause)
+				}
+				w.Round(t.Context())
+			}
+			if r.count() != 4 {
+				t.Errorf("%d outcomes were taken", r.count())
+			}
+			if s, err := w.Feed.State(t.Context()); err != nil || s.Waiting != 4 {
+				t.Errorf("%+v, %v", s, err)
+			}
+		})
+	}
+}
 
-func (noneDue) Fetch(context.Context, int, time.Duration) ([]broker.FedOutcome, error) {
-	return nil, nil
+// Fault: the receiver of a webhook answers 429 or 503 with Retry-After. Result: it gets nothing before that time, and then one outcome to try.
+func TestRetryAfterPausesTheWebhook(t *testing.T) {
+	t.Parallel()
+	x := open(t)
+	r := answering(t, func(string) (int, string) { return http.StatusTooManyRequests, "120" })
+	w := x.hook("hook", r)
+	var last error
+	w.Report = func(err error) { last = err }
+	x.sent("one", "ops")
+	x.sent("two", "ops")
+	x.all(x.publisher("one", x.b))
+	w.Round(t.Context())
+	now := time.Now()
+	for worker := range atOnce {
+		if pause := w.standing.wait(worker, now); pause < 110*time.Second || pause > 2*time.Minute {
+			t.Errorf("worker %d waits for %s", worker, pause)
+		}
+	}
+	if last == nil || !strings.Contains(last.Error(), "(429 Too Many Requests); it asks to wait for 2m0s") {
+		t.Errorf("%v", last)
+	}
+	if w.look(t.Context()); last == nil {
+		t.Error("while nothing is due the webhook does not count as failed")
+	}
+	later := now.Add(121 * time.Second)
+	if w.standing.wait(0, later) != 0 || w.standing.wait(1, later) == 0 {
+		t.Error("want one worker to try, and the others to wait for its result")
+	}
 }
 
 // Fault: the process is killed between the answer of the receiver and its note of it. Result: the outcome is posted again, with the same id.
@@ -229,7 +310,7 @@ func TestWebhookPostsAgainAfterAKill(t *testing.T) {
 	x.must(err)
 	x.must(w.To.Post(t.Context(), e.ID, func(string) ([]byte, error) { return e.Body(webhook.Certpost, "") })) // and is killed
 	x.must(batch[0].Again(time.Millisecond))                                                                   // as the end of its acknowledgement wait
-	x.must(w.Round(t.Context()))
+	w.Round(t.Context())
 	if len(r.took) != 2 || r.took[0].Header.Get("Webhook-Id") != r.took[1].Header.Get("Webhook-Id") {
 		t.Errorf("%d requests", len(r.took))
 	}
@@ -247,7 +328,9 @@ func TestWebhookSelects(t *testing.T) {
 	x.sent("good", "ops")
 	x.put("ops.skip", func(e *broker.Entry) { *e = entry("skip", "ops"); e.State, e.Receipt = broker.StateSkipped, nil })
 	x.all(x.publisher("one", x.b))
-	x.must(w.Round(t.Context()))
+	for range 4 {
+		w.Round(t.Context())
+	}
 	if len(r.took) != 2 {
 		t.Errorf("%d outcomes: %s", len(r.took), r.bodies)
 	}

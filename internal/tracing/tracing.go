@@ -8,8 +8,6 @@ package tracing
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -34,51 +32,28 @@ type Tracer struct {
 	tracer   trace.Tracer
 }
 
-// Env reads a variable of the environment.
-type Env func(name string) (value string, set bool)
-
-func (e Env) get(name string) string {
-	value, _ := e(name)
-	return value
-}
-
-// On reports whether the environment asks for traces: it names a collector (OTEL_EXPORTER_OTLP_ENDPOINT, or
-// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT), and neither OTEL_SDK_DISABLED nor OTEL_TRACES_EXPORTER=none.
-func (e Env) On() bool {
-	named := e.get("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || e.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
-	return named && e.get("OTEL_SDK_DISABLED") != "true" && e.get("OTEL_TRACES_EXPORTER") != "none"
-}
-
-// protocol is the protocol that the environment asks for.
-func (e Env) protocol() string {
-	for _, name := range []string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
-		if value := e.get(name); value != "" {
-			return value
+// Open returns the tracer that the environment asks for; nil if it asks for none, or with variables that cannot be used, which the log
+// names: traces never keep deliveries from starting. The collector is not asked for: spans that it does not take are dropped, and the log says
+// so at most once a minute.
+func Open(ctx context.Context, env Env, version string, log zerolog.Logger) *Tracer {
+	if problems := env.Problems(); len(problems) > 0 || !env.On() {
+		for _, p := range problems {
+			log.Warn().Str("variable", p.Variable).Msg("traces are off: " + p.Variable + " " + p.Text)
 		}
-	}
-	return "http/protobuf"
-}
-
-// Open returns the tracer that the environment asks for; nil if it asks for none. The collector is not asked for: spans
-// that it does not take are dropped, and the log says so at most once a minute.
-func Open(ctx context.Context, env Env, version string, log zerolog.Logger) (*Tracer, error) {
-	if !env.On() {
-		return nil, nil
-	}
-	if p := env.protocol(); p != "http/protobuf" {
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q: traces are sent by http/protobuf only (port 4318 of a collector)", p)
+		return nil
 	}
 	exporter, err := otlptracehttp.New(ctx) // reads OTEL_EXPORTER_OTLP_*
 	if err != nil {
-		return nil, fmt.Errorf("traces: %w", err)
+		log.Warn().Err(err).Msg("traces are off: the exporter cannot be made")
+		return nil
 	}
 	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "certpost"), attribute.String("service.version", version)),
 		resource.WithTelemetrySDK(), resource.WithFromEnv()) // OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err), exporter.Shutdown(ctx))
+		log.Warn().Err(err).Msg("traces lack attributes: OTEL_RESOURCE_ATTRIBUTES cannot be read")
 	}
 	otel.SetErrorHandler(&complaints{log: log, now: time.Now}) // the library knows no other way
-	return New(sdk.WithBatcher(exporter), sdk.WithResource(about)), nil
+	return New(sdk.WithBatcher(exporter), sdk.WithResource(about))
 }
 
 // New returns a tracer with a provider of its own.

@@ -15,9 +15,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -87,36 +89,38 @@ func CheckSecret(f Format, secret string) error {
 		_, err := StandardKey(secret)
 		return err
 	case f == PagerDuty && len(secret) != 32:
-		return errors.New("is not an integration key of PagerDuty: want 32 characters")
+		return fmt.Errorf("is not an integration key of PagerDuty: has %d characters, want 32 (Integrations of the service, Events API v2)", len(secret))
 	}
 	return nil
 }
 
 // Post posts a message. id tells messages apart, and is the same for each try, so that a receiver
 // notices one that it has already. body makes the body; it gets the secret, because that of PagerDuty is part of
-// it. The error has neither the address nor what the receiver answered.
+// it. The error is a *Failure, and has neither the address nor what the receiver answered.
 func (w Receiver) Post(ctx context.Context, id string, body func(secret string) ([]byte, error)) error {
 	address, secret, err := w.secrets(ctx)
 	if err != nil {
-		return err
+		return &Failure{Err: err, Away: true}
 	}
 	content, err := body(secret)
 	if err != nil {
-		return fmt.Errorf("%s: make the body: %w", w.Setting, err)
+		return &Failure{Err: fmt.Errorf("%s: make the body: %w", w.Setting, err), Refused: true}
 	}
 	if len(content) > maxBody {
-		return fmt.Errorf("%s: the body has %d bytes, and at most %d can be sent", w.Setting, len(content), maxBody)
+		return &Failure{Err: fmt.Errorf("%s: the body has %d bytes, and at most %d can be sent", w.Setting, len(content), maxBody), Refused: true}
 	}
+	var seen atomic.Bool // the receiver got something of the message
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { seen.Store(true) }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(content))
 	if err != nil {
-		return errors.New(w.Setting + ".url cannot be used")
+		return &Failure{Err: errors.New(w.Setting + ".url cannot be used"), Away: true}
 	}
 	req.Header.Set("Content-Type", cmp.Or(w.ContentType, "application/json"))
 	req.Header.Set("User-Agent", "certpost")
 	if w.Format == Certpost {
 		key, err := StandardKey(secret)
 		if err != nil {
-			return fmt.Errorf("%s.secret: the secret %w", w.Setting, err)
+			return &Failure{Err: fmt.Errorf("%s.secret: the secret %w", w.Setting, err), Away: true}
 		}
 		w.sign(req.Header, id, key, content)
 	}
@@ -126,20 +130,14 @@ func (w Receiver) Post(ctx context.Context, id string, body func(secret string) 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err))
+		return &Failure{Err: fmt.Errorf("%s: no answer: %w", w.Setting, withoutAddress(err)), Away: !seen.Load()}
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, answerRead)) // only to use the connection again
-	switch code := resp.StatusCode; {
-	case code >= 200 && code < 300:
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return nil
-	case code >= 300 && code < 400:
-		return fmt.Errorf("%s: the receiver redirects (%d), and redirects are not followed: set %s.url to the new address", w.Setting, code, w.Setting)
-	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusNotFound, code == http.StatusGone:
-		return fmt.Errorf("%s: the receiver refused the message (%d): check %s.url and secret", w.Setting, code, w.Setting)
-	default:
-		return fmt.Errorf("%s: the receiver did not take the message (%d %s)", w.Setting, code, http.StatusText(code))
 	}
+	return w.refused(resp)
 }
 
 var defaultClient = NewClient()
@@ -198,11 +196,7 @@ func withoutAddress(err error) error {
 
 // sign sets the headers of Standard Webhooks.
 func (w Receiver) sign(h http.Header, id string, key, body []byte) {
-	now := time.Now
-	if w.Now != nil {
-		now = w.Now
-	}
-	at := strconv.FormatInt(now().Unix(), 10)
+	at := strconv.FormatInt(w.now().Unix(), 10)
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(id + "." + at + "."))
 	mac.Write(body)
