@@ -60,7 +60,7 @@ func (c *statusCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o.Groups = groups.Groups
+	o.Groups, o.Backlog.Dead = groups.Groups, uint64(groups.Balance.Open)
 	for _, lane := range o.Lanes {
 		o.Serving = o.Serving && (lane.Waiting == 0 || lane.Replicas > 0 || lane.Starting)
 	}

@@ -16,9 +16,9 @@ type missingLetter struct {
 	since  time.Time // when this process noticed
 }
 
-// removeAfter is how long a letter may stay in the stream after the audit records its
-// end. The process that writes the record removes the letter right after. If it died
-// before, another process removes the letter.
+// removeAfter is how long a letter may stay in the stream after the audit records that an
+// action ended it. The process that writes the record removes the letter right after. If it
+// died before, another process removes the letter; that both do is harmless.
 const removeAfter = 10 * time.Second
 
 // unknownClient is the recorded actor of a letter that was removed outside Certpost. NATS
@@ -66,13 +66,13 @@ func (f *follower) account(ctx context.Context) error {
 			}
 		}
 	}
-	for n, since := range f.endedOpen {
+	for n, since := range f.unremoved {
 		switch {
-		case !x.outcomes.isOpen(n):
-			delete(f.endedOpen, n)
+		case !x.outcomes.unremoved(n):
+			delete(f.unremoved, n)
 		case now.Sub(since) > removeAfter && len(taken) < mostAtOnce:
 			taken = append(taken, n)
-			f.endedOpen[n] = now
+			f.unremoved[n] = now
 		}
 	}
 	f.mu.Unlock()

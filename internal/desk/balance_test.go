@@ -255,9 +255,9 @@ func TestMismatchIsShown(t *testing.T) {
 	d := dry()
 	d.pace.mismatch = 0
 	d.letters.outcomes.extendTo(3)
-	d.letters.outcomes.setOpen(1)
-	d.letters.outcomes.setOpen(2)
-	d.letters.outcomes.setOpen(3)
+	d.letters.outcomes.setStored(1)
+	d.letters.outcomes.setStored(2)
+	d.letters.outcomes.setStored(3)
 	d.letters.outcomes.setGone(2)
 	if b := d.Balance(); b.Unexplained != 0 {
 		t.Errorf("at once: %+v", b)

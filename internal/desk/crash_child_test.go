@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type crashPlan struct {
 	Letters    int // to make, and to start the run for; 0: continue with what the streams have
 	Rate       verdict.Rate
 	Starting   bool // be killed while the run is being started
+	Acting     bool // discard letter 1 and replay letter 2, and be killed before either leaves the stream
 }
 
 // crashReport is the result of a child that lived until the end of the run.
@@ -92,7 +94,11 @@ func (w *socketCourier) Deliver(_ context.Context, ev *events.Event, a verdict.A
 
 func crashChild(plan crashPlan) error {
 	// No flush for each write: SIGKILL ends the process, not the machine.
-	b, err := broker.Open(broker.Config{DataDir: plan.Dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
+	cfg := broker.Config{DataDir: plan.Dir, Listen: "127.0.0.1:0", SyncInterval: "2m"}
+	if plan.Acting {
+		cfg.Reached = dieAfterTwo()
+	}
+	b, err := broker.Open(cfg, zerolog.New(os.Stderr).Level(zerolog.ErrorLevel))
 	if err != nil {
 		return err
 	}
@@ -137,6 +143,13 @@ func crashChild(plan crashPlan) error {
 				return err
 			}
 		}
+		if plan.Acting {
+			fmt.Println("replaying")
+			go func() { _, _ = d.Discard(ctx, me, d.Freeze(Query{}, []uint64{1}, true), "not needed") }()
+			err := d.Replay(ctx, me, 2, false, false, "fixed")
+			<-ctx.Done()
+			return fmt.Errorf("not killed: %w", err)
+		}
 		if _, err := d.StartRun(ctx, me, RunSpec{Frozen: d.Freeze(Query{}, nil, false), Reason: "fixed", Canary: plan.Rate.IsZero(), Rate: plan.Rate}); err != nil {
 			return err
 		}
@@ -177,6 +190,21 @@ func crashChild(plan crashPlan) error {
 	}
 	report.Balance = fresh.Balance()
 	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+// dieAfterTwo stops each action between the record of its outcome and the removal of its letter, and
+// kills this process at the second.
+func dieAfterTwo() func(point string) {
+	var concluded atomic.Int32
+	return func(point string) {
+		if point != broker.PointConcluded {
+			return
+		}
+		if concluded.Add(1) == 2 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+		select {}
+	}
 }
 
 // dieWhenStarted kills this process as soon as the audit records that a run starts: its

@@ -19,6 +19,9 @@ import (
 func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 	out := Detail{Status: Open}
 	there, err := d.b.DeadLetter(ctx, number)
+	if err == nil && d.unremoved(number) {
+		err = broker.ErrNoLetter
+	}
 	switch {
 	case err == nil:
 		out.Event = there.Body
@@ -64,6 +67,13 @@ func (d *Desk) Letter(ctx context.Context, number uint64) (Detail, error) {
 		out.NotReplayable = "held by " + out.Hold.Shown() + ": " + out.Hold.Reason
 	}
 	return out, d.addDelivery(ctx, &out)
+}
+
+// unremoved reports whether an action has ended a letter that the stream still has.
+func (d *Desk) unremoved(number uint64) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.letters.outcomes.unremoved(number)
 }
 
 // addDelivery adds the ledger entry. A letter without one is no error: its event never became
@@ -272,6 +282,7 @@ func (d *Desk) Overview(ctx context.Context) (Overview, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	out.Balance = d.balance()
+	out.Backlog.Dead = uint64(out.Balance.Open)
 	out.Recovered24h = d.history.recovered(now.Add(-24 * time.Hour))
 	out.LastSuccess = fromNanoseconds(d.deliveries.lastSent * int64(time.Second))
 	out.Sent24h, out.Dead24h = d.deliveries.sent.last24(now), d.letters.dead.last24(now)

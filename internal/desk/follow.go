@@ -19,14 +19,14 @@ type follower struct {
 	first                        uint64                   // the oldest open letter
 	compareAgainAt               time.Time                // no comparison with the stream before this time
 	missing                      map[uint64]missingLetter // letters that are gone without a record, by number
-	endedOpen                    map[uint64]time.Time     // letters still in the stream although their end is recorded
+	unremoved                    map[uint64]time.Time     // letters that an action has ended and not removed from the stream, since when that is known
 	unexplainedBefore            int                      // letters that were unexplained at the last look
 	auditRetryAt                 time.Time                // no records are written before this time: the audit refused some
 	pendingDetails               []pendingDetail
 }
 
 func newFollower(d *Desk) *follower {
-	return &follower{Desk: d, letters: 1, audit: 1, missing: map[uint64]missingLetter{}, endedOpen: map[uint64]time.Time{}}
+	return &follower{Desk: d, letters: 1, audit: 1, missing: map[uint64]missingLetter{}, unremoved: map[uint64]time.Time{}}
 }
 
 // followLetters keeps the index of letters and their ends up to date until the context
@@ -159,7 +159,7 @@ func (f *follower) restartIfRecreated(letters, audit broker.StreamState) {
 		f.mu.Unlock()
 		f.letters, f.audit = 1, 1
 		clear(f.missing)
-		clear(f.endedOpen)
+		clear(f.unremoved)
 	}
 	f.lettersCreated, f.auditCreated, f.first = letters.Created, audit.Created, letters.First
 	f.mu.Lock()
@@ -223,8 +223,8 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 		}
 	}
 	x.put(d, l)
-	if x.outcomes.decided(l.number) { // the audit record was read first
-		f.endedOpen[l.number] = time.Now()
+	if x.outcomes.unremoved(l.number) { // the audit record was read first
+		f.unremoved[l.number] = time.Now()
 	}
 	if l.group != nil {
 		f.runs.letterAdded(x.delivery(l), l)
@@ -235,10 +235,10 @@ func (f *follower) put(d *broker.DeadLetter, l *letter) {
 // last call of readLetters.
 func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone bool, err error) {
 	f.mu.RLock()
-	open := uint64(f.Desk.letters.outcomes.openUpTo(state.Last))
+	stored := uint64(f.Desk.letters.outcomes.storedUpTo(state.Last))
 	f.mu.RUnlock()
 	now := time.Now()
-	if open == state.Messages || now.Before(f.compareAgainAt) {
+	if stored == state.Messages || now.Before(f.compareAgainAt) {
 		return false, nil
 	}
 	there, err := f.b.OpenLetters(ctx)
@@ -252,7 +252,7 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 	defer f.mu.Unlock()
 	x := f.Desk.letters
 	for n := uint64(1); n <= min(there.Last, x.outcomes.highest()); n++ {
-		if !x.outcomes.isOpen(n) || there.Has(n) {
+		if !x.outcomes.isStored(n) || there.Has(n) {
 			continue
 		}
 		gone = true
@@ -260,9 +260,9 @@ func (f *follower) compare(ctx context.Context, state broker.StreamState) (gone 
 			f.missing[n] = missingLetter{l, now}
 		}
 	}
-	if uint64(x.outcomes.openUpTo(there.Last)) < there.Messages {
+	if uint64(x.outcomes.storedUpTo(there.Last)) < there.Messages {
 		for n := uint64(1); n <= min(there.Last, f.letters-1); n++ {
-			if there.Has(n) && !x.outcomes.isOpen(n) {
+			if there.Has(n) && !x.outcomes.isStored(n) {
 				f.letters = n // it was restored, or the replica did not have it before
 				break
 			}
@@ -331,10 +331,13 @@ func (f *follower) applyRecord(r *broker.AuditRecord) {
 	if outcome == 0 || number == 0 {
 		return
 	}
-	x.outcomes.setOutcome(number, outcome)
+	x.ended(number, outcome)
 	delete(f.missing, number)
-	if x.outcomes.isOpen(number) {
-		f.endedOpen[number] = time.Now()
+	if x.outcomes.unremoved(number) {
+		f.unremoved[number] = time.Now()
+		if r.Stored.Before(f.began) {
+			f.unremoved[number] = time.Time{} // the process that recorded it was most likely killed: removed at once
+		}
 	}
 	if r.Letter != nil && x.outcomes.count(number) {
 		x.dead.add(r.Letter.Time.UnixNano(), 1)

@@ -64,12 +64,13 @@ func (s hasher) of(parts ...string) uint64 {
 	return h.Sum64()
 }
 
-// put adds a letter that the stream has; newLetter made l from d.
+// put adds a letter that the stream has; newLetter made l from d. One that an action has ended
+// already is counted, and not listed.
 func (x *letters) put(d *broker.DeadLetter, l *letter) {
 	if x.outcomes.isOpen(l.number) && x.find(l.number) != nil {
 		return // known already
 	}
-	x.outcomes.setOpen(l.number)
+	x.outcomes.setStored(l.number)
 	if x.outcomes.count(l.number) {
 		x.dead.add(l.at, 1)
 	}
@@ -82,6 +83,12 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 		x.targets[l.target] = t
 	}
 	t.last = max(t.last, l.at)
+	fingerprint := fingerprintOf(d)
+	if !x.outcomes.isOpen(l.number) {
+		l.group = cmp.Or(x.groups[fingerprint], newGroup(d)) // for the runs
+		l.setRareFields(d)
+		return
+	}
 	if x.byNumber.size >= x.limit {
 		oldest := x.byNumber.first()
 		if oldest.number > l.number {
@@ -90,7 +97,6 @@ func (x *letters) put(d *broker.DeadLetter, l *letter) {
 		x.take(oldest)
 	}
 	t.open++
-	fingerprint := fingerprintOf(d)
 	if l.group = x.groups[fingerprint]; l.group == nil {
 		l.group = newGroup(d)
 		x.groups[fingerprint] = l.group
@@ -133,6 +139,20 @@ func (x *letters) take(l *letter) {
 // it, nil if nothing.
 func (x *letters) gone(number uint64) *letter {
 	x.outcomes.setGone(number)
+	return x.unlist(number)
+}
+
+// ended notes the outcome of a letter. If that is an action's, the letter leaves the list, also
+// while the stream still has it.
+func (x *letters) ended(number uint64, outcome byte) {
+	x.outcomes.setOutcome(number, outcome)
+	if !x.outcomes.isOpen(number) {
+		x.unlist(number)
+	}
+}
+
+// unlist removes a letter from the list. It returns what the index kept of it, nil if nothing.
+func (x *letters) unlist(number uint64) *letter {
 	l := x.find(number)
 	if l == nil {
 		return nil

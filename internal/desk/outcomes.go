@@ -6,9 +6,10 @@ import "github.com/certpost/certpost/internal/broker"
 // its letter is open, or how it ended: one byte each. Numbers are dense, so the highest
 // is how many letters there ever were, and every missing one is detected.
 type outcomes struct {
-	of          []byte // by number; index 0 is unused
-	base        uint64 // the numbers up to it were assigned by an earlier stream, if at all
-	open        int
+	of          []byte               // by number; index 0 is unused
+	base        uint64               // the numbers up to it were assigned by an earlier stream, if at all
+	stored      int                  // in the stream
+	open        int                  // in the stream, and not ended by an action
 	ended       [lastOutcome + 1]int // by outcome
 	unexplained int                  // gone, and no record says how
 	early       map[uint64]byte      // outcomes of numbers that are not known yet
@@ -17,9 +18,11 @@ type outcomes struct {
 // maxEarly bounds early: anyone with write access to the audit can record any number.
 const maxEarly = 100_000
 
-// The low bits of a byte in of are the outcome that the audit records. They are set while
-// the letter is still there: an action writes its outcome first and removes the letter
-// after.
+// The low bits of a byte in of are the outcome that the audit records. An action writes its
+// outcome first and removes the letter after, so the bits may be set while the letter is still
+// in the stream, and stay so if the process is killed in between. Then the record counts: the
+// letter has ended. Expired, replaced and removed are only what was concluded from a letter's
+// absence: one that is in the stream in spite of them (restored from a backup) is open.
 const (
 	outcomeReplayed = iota + 1
 	outcomeDiscarded
@@ -29,7 +32,7 @@ const (
 	lastOutcome = outcomeRemoved
 
 	outcomeMask = 0x0f
-	isOpen      = 0x80 // in the stream
+	isStored    = 0x80 // in the stream
 	counted     = 0x40 // in letters.dead already
 )
 
@@ -67,7 +70,7 @@ func outcomeOfAction(action broker.Action) byte {
 	return 0
 }
 
-// extendTo makes numbers up to last known. New ones are unexplained until setOpen or
+// extendTo makes numbers up to last known. New ones are unexplained until setStored or
 // setOutcome is called for them; those of an earlier stream need no explanation, because they
 // were lost with it.
 func (o *outcomes) extendTo(last uint64) {
@@ -97,14 +100,14 @@ func (o *outcomes) total() uint64 {
 	return uint64(n)
 }
 
-func (o *outcomes) setOpen(number uint64) {
+func (o *outcomes) setStored(number uint64) {
 	o.extendTo(number)
-	o.change(number, o.of[number]|isOpen)
+	o.change(number, o.of[number]|isStored)
 }
 
 func (o *outcomes) setGone(number uint64) {
-	if o.isOpen(number) {
-		o.change(number, o.of[number]&^isOpen)
+	if o.isStored(number) {
+		o.change(number, o.of[number]&^isStored)
 	}
 }
 
@@ -131,8 +134,11 @@ func (o *outcomes) change(number uint64, now byte) {
 }
 
 func (o *outcomes) sum(number uint64, of byte, by int) {
+	if of&isStored != 0 {
+		o.stored += by
+	}
 	switch outcome := of & outcomeMask; {
-	case of&isOpen != 0:
+	case open(of):
 		o.open += by
 	case outcome != 0:
 		o.ended[outcome] += by
@@ -141,26 +147,47 @@ func (o *outcomes) sum(number uint64, of byte, by int) {
 	}
 }
 
-func (o *outcomes) isOpen(number uint64) bool {
-	return number < uint64(len(o.of)) && o.of[number]&isOpen != 0
+// open reports whether a letter with this byte is on the list: the stream has it, and no action
+// has ended it.
+func open(of byte) bool { return of&isStored != 0 && !byAction(of) }
+
+// byAction reports whether an action has ended the letter with this byte.
+func byAction(of byte) bool {
+	outcome := of & outcomeMask
+	return outcome == outcomeReplayed || outcome == outcomeDiscarded
+}
+
+func (o *outcomes) byteOf(number uint64) byte {
+	if number < uint64(len(o.of)) {
+		return o.of[number]
+	}
+	return 0
+}
+
+func (o *outcomes) isOpen(number uint64) bool   { return open(o.byteOf(number)) }
+func (o *outcomes) isStored(number uint64) bool { return o.byteOf(number)&isStored != 0 }
+
+// unremoved reports whether an action has ended the letter, and its removal from the stream is
+// still to be done.
+func (o *outcomes) unremoved(number uint64) bool {
+	of := o.byteOf(number)
+	return of&isStored != 0 && byAction(of)
 }
 
 // status returns Open, how the letter ended, or "" for a number that is unexplained or was
 // never assigned.
 func (o *outcomes) status(number uint64) Status {
-	switch {
-	case number == 0 || number >= uint64(len(o.of)):
-		return ""
-	case o.of[number]&isOpen != 0:
+	of := o.byteOf(number)
+	if open(of) {
 		return Open
 	}
-	return outcomeNames[o.of[number]&outcomeMask]
+	return outcomeNames[of&outcomeMask]
 }
 
 // decided reports whether the audit records an outcome, also while the letter is still in
 // the stream.
 func (o *outcomes) decided(number uint64) bool {
-	return number < uint64(len(o.of)) && o.of[number]&outcomeMask != 0
+	return o.byteOf(number)&outcomeMask != 0
 }
 
 // count marks a number as counted in letters.dead, and reports whether it was not before.
@@ -172,11 +199,11 @@ func (o *outcomes) count(number uint64) bool {
 	return true
 }
 
-// openUpTo counts the open letters up to a number.
-func (o *outcomes) openUpTo(last uint64) int {
-	n := o.open
+// storedUpTo counts the letters up to a number that are in the stream.
+func (o *outcomes) storedUpTo(last uint64) int {
+	n := o.stored
 	for i := last + 1; i < uint64(len(o.of)); i++ {
-		if o.of[i]&isOpen != 0 {
+		if o.of[i]&isStored != 0 {
 			n--
 		}
 	}
@@ -186,7 +213,7 @@ func (o *outcomes) openUpTo(last uint64) int {
 // unexplainedNumbers returns the numbers of letters that are gone unexplained.
 func (o *outcomes) unexplainedNumbers() (numbers []uint64) {
 	for i := o.base + 1; i < uint64(len(o.of)) && len(numbers) < o.unexplained; i++ {
-		if o.of[i]&(isOpen|outcomeMask) == 0 {
+		if o.of[i]&(isStored|outcomeMask) == 0 {
 			numbers = append(numbers, i)
 		}
 	}

@@ -38,7 +38,7 @@ func (w *worker) batch() (numbers []uint64, again time.Time) {
 	}
 	t := r.tracker
 	allowed, again := w.pacing.room(now)
-	room := min(actsAtOnce, w.limit(t.published(), t.underWay())-t.published(), allowed)
+	room := min(actsAtOnce, w.mayPublish-t.published(), allowed)
 	for looked := 0; len(numbers) < room && looked < len(t.members) && t.left() > 0; looked++ {
 		if w.next >= len(t.members) {
 			w.next = 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,42 @@ func TestCanaryPausesForAnotherCause(t *testing.T) {
 	r = x.reaches(d, r.ID, RunDone)
 	if r.Published != 5 || r.Delivered != 4 || r.DeadAgain != 1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A letter of a canary that dies again after the run's state was decided, and before the next
+// letters are chosen, opens no further stage: the next decision pauses the run.
+func TestCanaryPublishesByTheCountsItDecidedOn(t *testing.T) {
+	t.Parallel()
+	d, r := dry(), rand.New(rand.NewPCG(1, 2))
+	for n := uint64(1); n <= 20; n++ {
+		d.add(someLetter(n, r), nil)
+	}
+	one := &run{id: "r1", numbers: []uint64{1, 2, 3, 4, 5}}
+	one.record.Spec.Canary = true
+	one.tracker = d.track(one)
+	d.runs.all["r1"] = one
+	w := &worker{Desk: d, id: "r1", record: one.record, pacing: newPacing(verdict.Rate{}, nil, time.Now())}
+	decide := func(want int) {
+		t.Helper()
+		if c, err := w.count(); err != nil || c.published != want {
+			t.Fatalf("%+v, %v; want %d published", c, err, want)
+		}
+	}
+	decide(0)
+	numbers, _ := w.batch()
+	if !slices.Equal(numbers, []uint64{1}) {
+		t.Fatalf("published %v first", numbers)
+	}
+	d.publish(one.tracker, one.tracker.find(1), 1)
+	decide(1)
+	one.tracker.died(one.tracker.find(1), d.letters.find(20))
+	if numbers, _ = w.batch(); len(numbers) != 0 {
+		t.Errorf("published %v before the run could pause", numbers)
+	}
+	decide(1)
+	if numbers, _ = w.batch(); len(numbers) != 4 { // if the run was resumed
+		t.Errorf("published %v in the second stage", numbers)
 	}
 }
 

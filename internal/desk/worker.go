@@ -112,6 +112,7 @@ type worker struct {
 	next         int       // index of the member to look at next
 	since        time.Time // when a letter last got a result, or none was under way
 	settled      int       // letters with a result
+	mayPublish   int       // letters in all, by the counts on which the last decision was made
 	failingSince time.Time // since when no letter could be published; zero: not failing
 	pacing       *pacing   // nil until earlier publications are known
 }
@@ -270,32 +271,48 @@ func (w *worker) write(ctx context.Context) error {
 	return nil
 }
 
-// updateState ends, stops or pauses the run when that is due, and otherwise sets whether
-// it is running or waiting. end: the work is finished.
-func (w *worker) updateState(ctx context.Context) (end bool, err error) {
+// counts are how far a run is, at one moment.
+type counts struct {
+	left, underWay, published, deadAgain int
+	back                                 string // which letter came back with the same cause; "" if none has
+}
+
+// count takes the run's counts, and sets how many letters may be published by them. What is
+// published next keeps to that number until the next decision: a letter that dies again between
+// decision and publication must not open the next stage of a canary before the run has paused.
+func (w *worker) count() (counts, error) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	r := w.runs.all[w.id]
 	if r == nil || r.tracker == nil {
-		w.mu.Unlock()
-		return true, errNotWorker
+		return counts{}, errNotWorker
 	}
 	t := r.tracker
 	t.eventsSettled(time.Now())
-	left, underWay, published, deadAgain := t.left(), t.underWay(), t.published(), t.counts[isDeadAgain]
-	var back string
+	c := counts{left: t.left(), underWay: t.underWay(), published: t.published(), deadAgain: t.counts[isDeadAgain]}
 	if t.sameCause != nil {
-		back = fmt.Sprintf("dead letter %d came back as dead letter %d, with the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
+		c.back = fmt.Sprintf("dead letter %d came back as dead letter %d, with the same cause (%s)", t.sameCause.number, t.sameCause.newLetter, t.sameCause.note)
 	}
-	w.mu.Unlock()
+	w.mayPublish = w.limit(c.published, c.underWay)
+	return c, nil
+}
 
+// updateState ends, stops or pauses the run when that is due, and otherwise sets whether
+// it is running or waiting. end: the work is finished.
+func (w *worker) updateState(ctx context.Context) (end bool, err error) {
+	now, err := w.count()
+	if err != nil {
+		return true, err
+	}
+	left, underWay, published, deadAgain := now.left, now.underWay, now.published, now.deadAgain
 	if settled := published - underWay; settled != w.settled || underWay == 0 {
 		w.settled, w.since = settled, time.Now()
 	}
 	waited := time.Since(w.since)
 	state, why, action := RunRunning, "", broker.Action("")
-	switch limit := w.limit(published, underWay); {
-	case back != "":
-		state, why, action = RunStopped, back, broker.ActionStopped
+	switch limit := w.mayPublish; {
+	case now.back != "":
+		state, why, action = RunStopped, now.back, broker.ActionStopped
 	case left == 0 && underWay == 0:
 		state, action = RunDone, broker.ActionDone
 	case left == 0 && waited > w.pace.patience:
