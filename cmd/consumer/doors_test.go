@@ -307,6 +307,8 @@ func (d *doors) refuseCondition(l list, c desk.Condition, w wrong) {
 // A key that is no condition is refused where an act would match more without it, and by
 // commands and the service also where it only lists. An address of a list may have keys of
 // its page (view, size).
+//
+// Fault: a request or a form with a key that is mistyped, in another case or given twice. Result: refused with the nearest known key.
 func TestUnknownConditions(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)

@@ -27,6 +27,9 @@ func TestEveryFormIsStrict(t *testing.T) {
 	}
 }
 
+// A form has its fields, each once, except those of rows.
+//
+// Fault: a request or a form with a key that is mistyped, in another case or given twice. Result: refused with the nearest known key.
 func TestFieldsOfForms(t *testing.T) {
 	t.Parallel()
 	replay := strictForms["POST /dead-letters/{number}/replay"]

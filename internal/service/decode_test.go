@@ -10,6 +10,8 @@ import (
 )
 
 // Requests are read with the keys as documented, each once, and nothing after them.
+//
+// Fault: a request or a form with a key that is mistyped, in another case or given twice. Result: refused with the nearest known key.
 func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	const cannot = "the request cannot be read: "
@@ -57,6 +59,8 @@ func TestDecodeRefuses(t *testing.T) {
 
 // Every endpoint refuses a key that it does not know, in any case, before it does anything: here it
 // has nothing to do it with.
+//
+// Fault: a request or a form with a key that is mistyped, in another case or given twice. Result: refused with the nearest known key.
 func TestEveryRequestIsStrict(t *testing.T) {
 	t.Parallel()
 	api := New(nil)
