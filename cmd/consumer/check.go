@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/config"
 	"github.com/certpost/certpost/internal/delivery"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 	"github.com/certpost/certpost/internal/service"
 	"github.com/certpost/certpost/internal/tracing"
@@ -222,7 +223,7 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 	})
 
 	inspector := delivery.NewCourier(cfg.Book, store, cfg.courierOptions()).Inspector()
-	targets, err := c.targets(cfg)
+	targets, err := c.targets(a, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -280,14 +281,14 @@ func natsRights(ctx context.Context, b *broker.Broker, role broker.UserRole) (al
 	return all
 }
 
-func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {
+func (c *checkCmd) targets(a *app, cfg *Config) ([]*delivery.Target, error) {
 	defs := cfg.Book.Current()
 	if len(c.Target) == 0 {
 		return defs.All(), nil
 	}
 	var some []*delivery.Target
 	for _, id := range c.Target {
-		t, err := targetOf(defs, id)
+		t, err := a.targetOf(defs, id)
 		if err != nil {
 			return nil, err
 		}
@@ -296,10 +297,32 @@ func (c *checkCmd) targets(cfg *Config) ([]*delivery.Target, error) {
 	return some, nil
 }
 
-func targetOf(defs *delivery.Definitions, id string) (*delivery.Target, error) {
-	t, ok := defs.Get(id)
+// targetOf returns the target that --target names by its id, or by one that it had before; then it
+// says so.
+func (a *app) targetOf(defs *delivery.Definitions, id string) (*delivery.Target, error) {
+	t, ok := defs.Find(id)
 	if !ok {
-		return nil, usage("--target %s: unknown target", id)
+		var ids []string
+		for _, known := range defs.All() {
+			ids = append(ids, known.ID)
+		}
+		return nil, unknownTarget("--target "+printable(id)+": unknown target", id, ids)
 	}
+	a.noteFormerID(id, t.ID)
 	return t, nil
+}
+
+// unknownTarget is the error for an id that no target has or had.
+func unknownTarget(what, id string, known []string) error {
+	if near := legible.Nearest(id, known...); near != "" {
+		return usage("%s: did you mean %s?", what, near)
+	}
+	return usage("%s: certpost targets list shows the targets", what)
+}
+
+// noteFormerID says that an id is one that a target had before.
+func (a *app) noteFormerID(given, now string) {
+	if given != now {
+		fmt.Fprintf(a.stderr, "certpost: %s is a former id of target %s\n", printable(given), now)
+	}
 }

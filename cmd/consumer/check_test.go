@@ -152,7 +152,7 @@ func TestCheckLive(t *testing.T) {
 	if said.code != exitDone || len(answer.Live) != 14 || answer.Live[0] != (finding{"nats", "connection", "ok", "connected, all streams exist"}) || answer.Live[8].Of != "target/good" || answer.Live[10].Status != "warning" {
 		t.Errorf("exit %d, %+v", said.code, answer)
 	}
-	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target\n")
+	command(t, nil, "check", "--live", "-c", o.path("live.yaml"), "--target", "other").failed(t, exitUsage, "certpost: --target other: unknown target: certpost targets list shows the targets\n")
 	if n := o.relay.Count(); n != 0 {
 		t.Errorf("checking sent %d mails", n)
 	}

@@ -384,7 +384,7 @@ func TestRender(t *testing.T) {
 	}
 
 	_, otherKey, _ := o.issue("other.example.com")
-	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: unknown target\n")
+	o.certpost("render", "--target", "nowhere", "--cert", certFile).failed(t, exitUsage, "certpost: --target nowhere: unknown target: certpost targets list shows the targets\n")
 	o.certpost("render", "--target", "ops", "--cert", "absent").failed(t, exitUsage, "certpost: --cert: open absent: no such file or directory\n")
 	o.certpost("render", "--target", "keys", "--cert", certFile, "--key", "absent").failed(t, exitUsage, "certpost: --key: open absent: no such file or directory\n")
 	for name, args := range map[string][]string{"another key": {"--key", otherKey}, "no key at all": {"--key", certFile}} {

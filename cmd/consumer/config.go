@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -263,78 +261,6 @@ func defaultConfig() *Config {
 		DemoRelay: defaultDemoRelay(),
 		Log:       LogConfig{Level: "info", Format: "auto"},
 	}
-}
-
-const (
-	defaultConfigFile = "certpost.yaml"
-	overridePrefix    = "CERTPOST_"
-	configVariable    = "CERTPOST_CONFIG" // the path of the configuration file
-)
-
-// loadConfig reads the configuration and the targets and returns all problems at
-// once; if one of them is an error, the rest of the result may only be shown, not
-// used. An empty path means the path in CERTPOST_CONFIG, then certpost.yaml if it
-// exists; otherwise every setting has its default and there are no targets. env is
-// the result of os.Environ.
-func loadConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
-	cfg, doc, problems := readConfig(path, env)
-	problems = doc.Locate(append(problems, cfg.openBook(configPath(path, env), env)...))
-	if cfg.Book != nil && cfg.TargetsDir+cfg.TargetsFile == "" {
-		cfg.Book.Current().Remark(doc, problems)
-	}
-	return cfg, doc, problems
-}
-
-// loadConnection is loadConfig for commands that talk to the running program. They
-// need no targets: errors in targets, relays and templates, with which the running program
-// keeps its old definitions, must not stop an ACME client's hook from publishing.
-func loadConnection(path string, env []string) (*Config, []config.Problem) {
-	cfg, doc, problems := readConfig(path, env)
-	problems = slices.DeleteFunc(problems, func(p config.Problem) bool {
-		return strings.HasPrefix(p.Path, "targets") || strings.HasPrefix(p.Path, "relays") || strings.HasPrefix(p.Path, "delivery.templates")
-	})
-	return cfg, doc.Locate(problems)
-}
-
-// readConfig reads the configuration without targets_dir and targets_file.
-func readConfig(path string, env []string) (*Config, *config.Document, []config.Problem) {
-	cfg := defaultConfig()
-	options := []config.Option{config.Variables(env), config.Overrides(overridePrefix, env, configVariable)}
-	path = configPath(path, env)
-	var doc *config.Document
-	var problems []config.Problem
-	if path == "" {
-		doc, problems = config.Parse("", nil, cfg, options...)
-	} else {
-		doc, problems = config.Load(path, cfg, options...)
-	}
-	cfg.HTTP.file = path
-	cfg.HTTP.again = func() (*HTTPConfig, []config.Problem) {
-		next, doc, problems := readConfig(path, env)
-		return &next.HTTP, doc.Locate(problems)
-	}
-	problems = append(problems, config.Check(cfg, "")...)
-	for _, section := range []string{"alerts", "alerts.mail", "alerts.webhook"} {
-		if doc.Empty(section) {
-			problems = append(problems, config.Problem{Path: section, Severity: config.Warning, Message: "is empty, and sends nothing: give alerts.mail or alerts.webhook, or leave it out"})
-		}
-	}
-	return cfg, doc, append(problems, cfg.validate()...)
-}
-
-func configPath(path string, env []string) string {
-	if path != "" {
-		return path
-	}
-	for _, variable := range env {
-		if path, ok := strings.CutPrefix(variable, configVariable+"="); ok && path != "" {
-			return path
-		}
-	}
-	if _, err := os.Stat(defaultConfigFile); errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
-	return defaultConfigFile
 }
 
 // openBook reads the definitions of the targets from the source that is configured.

@@ -200,6 +200,40 @@ func TestConfigOverrides(t *testing.T) {
 	}
 }
 
+// A wrong value is reported where it was given: in the file, in a variable, in the flag, or in a
+// variable with the path of the file.
+func TestWrongValuesSayWhereTheyAreFrom(t *testing.T) {
+	t.Parallel()
+	const want = "want a URL such as nats://127.0.0.1:4222"
+	dir := t.TempDir()
+	good, bad := filepath.Join(dir, "good.yaml"), filepath.Join(dir, "bad.yaml")
+	for path, text := range map[string]string{good: "nats: {url: nats://a}\n", bad: "nats: {url: \"::\"}\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		env  []string
+		args []string
+		want string
+	}{
+		{nil, []string{"-c", good, "--nats-url", "::"}, "--nats-url: nats.url: " + want},
+		{nil, []string{"-c", good, "--nats-url=nats://a:b@"}, "--nats-url: nats.url: "},
+		{[]string{"CERTPOST_NATS_URL=nats://b"}, []string{"-c", good, "--nats-url=::"}, "--nats-url: nats.url: " + want},
+		{[]string{"CERTPOST_NATS_URL=::"}, []string{"-c", good}, "CERTPOST_NATS_URL: nats.url: " + want},
+		{nil, []string{"-c", bad}, bad + ":1:13: nats.url: " + want},
+		{[]string{"CERTPOST_CONFIG=" + dir + "/none.yaml"}, nil, dir + "/none.yaml: does not exist (its path is that of CERTPOST_CONFIG)\n"},
+		{[]string{"CERTPOST_CONFIG=" + dir + "/none.yaml"}, []string{"-c", dir + "/other.yaml"}, dir + "/other.yaml: does not exist\n"},
+	} {
+		for _, line := range []string{"status", "dead-letters list"} {
+			s := command(t, test.env, append(strings.Fields(line), test.args...)...)
+			if s.code != exitUsage || !strings.HasPrefix(s.stderr, test.want) {
+				t.Errorf("%s %s %s: exit %d and %s, want %s", test.env, line, test.args, s.code, s.stderr, test.want)
+			}
+		}
+	}
+}
+
 func TestConfigTargets(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

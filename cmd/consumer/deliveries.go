@@ -195,7 +195,9 @@ func (c *deliveriesShowCmd) showWaiting(a *app, counter *client) error {
 		return &failure{exitFailed, errors.New("neither the ledger nor the queue has such a delivery: check the ids, and that the event was published")}
 	case err != nil:
 		return err
-	case c.Output == "json":
+	}
+	a.noteFormerID(c.Target, one.Target)
+	if c.Output == "json" {
 		return a.json(one)
 	}
 	return pairs(a.stdout, detailFields(one)...)

@@ -62,10 +62,11 @@ func (c *deliveriesPlanCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	t, err := targetOf(cfg.Book.Current(), c.Target)
+	t, err := a.targetOf(cfg.Book.Current(), c.Target)
 	if err != nil {
 		return err
 	}
+	c.Target = t.ID
 	ev, err := eventFromFile(c.Cert)
 	if err != nil {
 		return err

@@ -306,8 +306,9 @@ func (d *doors) refuseCondition(l list, c desk.Condition, w wrong) {
 
 // A key that is no condition is refused where an act would match more without it, and by
 // commands and the service also where it only lists. An address of a list may have keys of
-// its page (view, size) and of others (a tracker's), so a list leaves unknown ones alone,
-// and shows what it lists by.
+// its page (view, size).
+//
+// Fault: a request or a form with a key that is mistyped, in another case or given twice. Result: refused with the nearest known key.
 func TestUnknownConditions(t *testing.T) {
 	t.Parallel()
 	o := newFixture(t, "", refuseNobody)
@@ -346,6 +347,11 @@ func TestUnknownConditions(t *testing.T) {
 		{want: "code: is given twice", status: http.StatusBadRequest, page: "GET /dead-letters?code=SMTP_AUTH&code=SMTP_PERMANENT"},
 		{want: "code: is given twice", status: http.StatusBadRequest, asks: `dead.list {"filter": {"code": "SMTP_AUTH"}, "code": "SMTP_PERMANENT"}`},
 		{want: "by: is given twice", status: http.StatusBadRequest, asks: `history.list {"who": "x", "by": "y"}`},
+		{want: "code: is given twice", status: http.StatusBadRequest, asks: `dead.list {"code": "SMTP_AUTH", "code": "SMTP_PERMANENT"}`},
+		{want: "reason: is given twice", status: http.StatusBadRequest, asks: `dead.discard {"numbers": [1], "reason": "x", "reason": "y"}`, page: "POST /dead-letters/1/discard reason=x&reason=y"},
+		{want: "did you mean reason?", status: http.StatusBadRequest, asks: `dead.discard {"numbers": [1], "reason": "x", "reson": "y"}`, page: "POST /dead-letters/1/discard reason=x&reson=y"},
+		{want: "did you mean reason?", status: http.StatusBadRequest, asks: `dead.hold {"numbers": [1], "Reason": "x"}`, page: "POST /dead-letters/1/hold Reason=x"},
+		{want: "did you mean key?", status: http.StatusBadRequest, asks: `deliveries.who {"name": "a.example", "kye": true}`, page: "GET /deliveries/who?name=a.example&kye=yes"},
 		{want: "size: want a number above 0", status: http.StatusBadRequest, asks: `dead.list {"size": -1}`},
 	} {
 		d.refuse(twice)

@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime/debug"
-	"slices"
 	"syscall"
 	"time"
 
@@ -203,10 +202,7 @@ func complain(w io.Writer, err error) {
 
 // app is the environment of a command, with what the flags of all commands say.
 func (c *cli) app(ctx context.Context, command *kong.Node, env []string, stdout, stderr io.Writer) *app {
-	a := &app{ctx: ctx, config: c.Config, env: env, stdout: stdout, stderr: stderr, answers: terminal(os.Stdin), natsURL: c.NATSURL, quiet: c.Quiet}
-	if c.NATSURL != "" {
-		a.env = append(slices.Clip(env), "CERTPOST_NATS_URL="+c.NATSURL)
-	}
+	a := &app{ctx: ctx, config: c.Config, env: withFlag(env, c.NATSURL), stdout: stdout, stderr: stderr, answers: terminal(os.Stdin), natsURL: c.NATSURL, quiet: c.Quiet}
 	a.unnamed = factsOf(command).acts && !a.quiet
 	if a.quiet && factsOf(command).acts && outputOf(command) != "json" {
 		a.stdout = io.Discard

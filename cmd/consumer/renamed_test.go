@@ -61,6 +61,37 @@ func TestLettersOfARenamedTarget(t *testing.T) {
 	if n := o.relay.Count(); n != 10 || len(o.letters()) != 0 {
 		t.Errorf("%d mails, %d letters, want 10 and none", n, len(o.letters()))
 	}
+	// What takes the id of a target takes a former one, and says so.
+	const note = "certpost: retired is a former id of target ops\n"
+	o.publish("later", "ops")
+	o.settled()
+	for line, want := range map[string]string{
+		"targets show retired":          "former_ids",
+		"render --target retired":       "Subject: ",
+		"send-test --target retired":    "accepted the test mail",
+		"deliveries show later retired": "ops",
+	} {
+		if s := o.certpost(strings.Fields(line)...); s.code != exitDone || !strings.HasPrefix(s.stderr, note) || !strings.Contains(s.stdout, want) {
+			t.Errorf("%s: exit %d, %q and %.300q", line, s.code, s.stderr, s.stdout)
+		}
+	}
+	for line, want := range map[string]string{
+		"targets show opps":           `unknown target "opps": did you mean ops?`,
+		"send-test --target nonsense": `--target nonsense: unknown target: certpost targets list shows the targets`,
+	} {
+		if s := o.certpost(strings.Fields(line)...); s.code != exitUsage || !strings.Contains(s.stderr, want) {
+			t.Errorf("%s: exit %d, %q", line, s.code, s.stderr)
+		}
+	}
+	if status, text := d.visit("GET /targets/retired"); status != http.StatusOK || !strings.Contains(text, "retired is a former id of this target") {
+		t.Errorf("the target's page: %d, %s", status, text)
+	}
+	if status, text := d.visit("GET /deliveries/retired/later"); status != http.StatusOK || !strings.Contains(text, "ops") {
+		t.Errorf("the delivery's page: %d, %s", status, text)
+	}
+	if status, text := d.request(`deliveries.show {"target": "retired", "event": "later"}`); status != http.StatusOK || !strings.Contains(text, `"target":"ops"`) {
+		t.Errorf("the delivery by request: %d, %s", status, text)
+	}
 	if out := o.certpost("audit", "list", "--action", "replayed", "-o", "json").done(t); strings.Count(out, `"new_target": "ops"`) != 10 { // an intent and an outcome for each
 		t.Errorf("audit: %s", out)
 	}

@@ -37,10 +37,12 @@ func (c *renderCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range c.Target {
-		if _, err := targetOf(cfg.Book.Current(), id); err != nil {
+	for i, id := range c.Target {
+		t, err := a.targetOf(cfg.Book.Current(), id)
+		if err != nil {
 			return err
 		}
+		c.Target[i] = t.ID
 	}
 	ev, err := c.event()
 	if err != nil {

@@ -23,7 +23,8 @@ func (c *sendTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if _, err := targetOf(cfg.Book.Current(), c.Target); err != nil {
+	target, err := a.targetOf(cfg.Book.Current(), c.Target)
+	if err != nil {
 		return err
 	}
 	authority, err := newDemoCA()
@@ -44,7 +45,7 @@ func (c *sendTestCmd) Run(a *app) error {
 	defer courier.Close()
 	now := time.Now()
 	ev := &events.Event{ID: fmt.Sprintf("send-test-%d", now.UnixNano()), Source: "certpost://send-test", Time: now.UTC(), Certificate: events.Certificate{PEM: string(chain)}}
-	receipt, failed := courier.SendTest(a.ctx, ev, c.Target, key)
+	receipt, failed := courier.SendTest(a.ctx, ev, target.ID, key)
 	if receipt == nil && failed != nil {
 		return &failure{exitFailed, fmt.Errorf("the test mail was not sent: %w", failed)}
 	}

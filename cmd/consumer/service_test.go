@@ -89,7 +89,7 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.hold {"numbers": [1], "reason": "` + strings.Repeat("é", 501) + `"}`: `422 the reason is longer than 500 characters`,
 		`dead.replay {"numbers": [1], "by": "` + strings.Repeat("a", 129) + `"}`:   `400 by is longer than 128 characters`,
 		`replays.pause {"id": "x", "reason": "` + strings.Repeat("a", 501) + `"}`:  `422 the reason is longer than 500 characters`,
-		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 invalid filter: unknown key "filtre": want one of `,
+		`dead.list {"filtre": {"code": "SMTP_AUTH"}}`:                              `400 invalid filter: unknown key "filtre": did you mean filter?`,
 		`dead.list {}{}`: `400 the request has more than one JSON value`,
 		`dead.list [`:    `400 the request cannot be read: `,
 		`dead.list {"filter": {"certainty": "maybe"}}`: `400 invalid filter: certainty: unknown value "maybe": want one of`,
@@ -105,6 +105,9 @@ func TestServiceAnswers(t *testing.T) {
 		`dead.replay {"numbers": [1, 77]}`:                                                    `404 there is no dead letter with the number 77`,
 		`replays.show {"id": "none"}`:                                                         `404 `,
 		`replays.pause {"id": "none"}`:                                                        `404 `,
+		`deliveries.show {"traget": "nobody", "event": "gone"}`:                               `400 the request cannot be read: unknown key "traget": did you mean target?`,
+		`deliveries.list {"stat": "sent"}`:                                                    `400 invalid filter: unknown key "stat": did you mean state?`,
+		`deliveries.retry {"All": true}`:                                                      `400 the request cannot be read: unknown key "All": did you mean all?`,
 		`deliveries.show {"target": "nobody", "event": "gone"}`:                               `404 `,
 		`dead.replay {"all": true, "reason": "x", "hash": "` + strings.Repeat("0", 64) + `"}`: `409 the selection has changed`,
 	} {

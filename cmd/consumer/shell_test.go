@@ -148,7 +148,7 @@ func TestTargetsAndStatus(t *testing.T) {
 			t.Errorf("targets show has no %q:\n%s", want, show)
 		}
 	}
-	o.certpost("targets", "show", "jvaa").failed(t, exitUsage, "certpost: unknown target \"jvaa\": certpost targets list shows the targets\n")
+	o.certpost("targets", "show", "jvaa").failed(t, exitUsage, "certpost: unknown target \"jvaa\": did you mean java?\n")
 
 	o.publish("first", "nobody")
 	o.settled()
@@ -178,7 +178,7 @@ func TestSendTest(t *testing.T) {
 	if said.code != exitFailed || !strings.Contains(said.stderr, "the test mail was not sent: SMTP_PERMANENT in rcpt (reply 550 5.1.1)") {
 		t.Errorf("%+v", said)
 	}
-	o.certpost("send-test", "--target", "nowhere").failed(t, exitUsage, "certpost: --target nowhere: unknown target\n")
+	o.certpost("send-test", "--target", "nowhere").failed(t, exitUsage, "certpost: --target nowhere: unknown target: certpost targets list shows the targets\n")
 	if n, err := o.service.broker.Backlog(t.Context()); err != nil || n.Dead != 0 || n.Deliveries != 0 {
 		t.Errorf("a test left %+v, %v", n, err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/certpost/certpost/internal/delivery"
@@ -62,10 +63,13 @@ func (c *targetsShowCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	var ids []string
 	for _, t := range views {
-		if t.ID != c.Target {
+		ids = append(ids, t.ID)
+		if t.ID != c.Target && !slices.Contains(t.FormerIDs, c.Target) {
 			continue
 		}
+		a.noteFormerID(c.Target, t.ID)
 		if c.Output == "json" {
 			return a.json(t)
 		}
@@ -82,7 +86,7 @@ func (c *targetsShowCmd) Run(a *app) error {
 		}
 		return pairs(a.stdout, fields...)
 	}
-	return usage("unknown target %s: certpost targets list shows the targets", legibleID(c.Target))
+	return unknownTarget("unknown target "+legibleID(c.Target), c.Target, ids)
 }
 
 // hostText names the mail host of a target; "" for a mail.

@@ -43,6 +43,13 @@ func Overrides(prefix string, environ []string, reserved ...string) Option {
 	return func(d *decoder) { d.overrides = &overrides{prefix, environ, reserved} }
 }
 
+// Flag lets a flag of the command line, --nats-url for nats.url, override a setting, and the
+// variable that Overrides has for it; without Overrides it has no effect. Problems of its value name
+// the flag.
+func Flag(flag, path, value string) Option {
+	return func(d *decoder) { d.flags = append(d.flags, flagged{flag, path, value}) }
+}
+
 // Only reads the given keys of the top level and ignores the others, which another
 // reader of the same document decodes and checks.
 func Only(keys ...string) Option {

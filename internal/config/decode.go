@@ -24,7 +24,8 @@ type decoder struct {
 	problems  []Problem
 	variables map[string]string // for ${VAR}; nil means no expansion
 	overrides *overrides        // nil means none
-	only      []string          // the only keys of the top level that are read; nil means all
+	flags     []flagged
+	only      []string // the only keys of the top level that are read; nil means all
 
 	aliases map[*ast.AliasNode]ast.Node
 	nodes   int

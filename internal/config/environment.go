@@ -96,7 +96,10 @@ type overrides struct {
 // CERTPOST_PORT_8080_TCP_ADDR.
 var serviceLink = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
-// override sets the settings that environment variables override.
+// flagged is a setting from a flag of the command line.
+type flagged struct{ flag, path, value string }
+
+// override sets the settings that environment variables and flags override.
 func (d *decoder) override(root reflect.Value) {
 	known := make(map[string]overridable)
 	collect(known, root.Type(), "", nil)
@@ -113,12 +116,24 @@ func (d *decoder) override(root reflect.Value) {
 			continue
 		}
 		if setting, ok := known[name]; ok {
-			d.set(setting, root, variable, value)
+			if !slices.ContainsFunc(d.flags, func(f flagged) bool { return f.path == setting.path }) {
+				d.set(setting, root, variable, value)
+			}
 		} else if !serviceLink.MatchString(name) {
 			d.problems = append(d.problems, Problem{Variable: variable, Message: unknownVariable(variable, names)})
 		}
 	}
+	for _, f := range d.flags {
+		setting, ok := known[variableOf(f.path)]
+		if !ok {
+			panic("config: " + f.flag + " overrides " + f.path + ", which is no setting")
+		}
+		d.set(setting, root, f.flag, f.value)
+	}
 }
+
+// variableOf returns the name of the variable that overrides a setting, without the prefix.
+func variableOf(path string) string { return strings.ToUpper(strings.ReplaceAll(path, ".", "_")) }
 
 func unknownVariable(variable string, names []string) string {
 	if near := legible.Nearest(variable, names...); near != "" {
@@ -147,7 +162,7 @@ func collect(known map[string]overridable, t reflect.Type, path string, steps []
 			fieldType = fieldType.Elem()
 		}
 		if IsScalar(fieldType) || !isContainer(fieldType) || fieldType == reflect.TypeFor[[]string]() {
-			known[strings.ToUpper(strings.ReplaceAll(at, ".", "_"))] = overridable{at, here}
+			known[variableOf(at)] = overridable{at, here}
 		}
 		if fieldType.Kind() == reflect.Struct {
 			collect(known, fieldType, at, here)

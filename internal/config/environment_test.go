@@ -110,6 +110,21 @@ func TestOverrideProblems(t *testing.T) {
 	}
 }
 
+// A flag overrides the setting and its variable, which is then not read, and is named where its
+// value is wrong.
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		value, want string
+		port        int
+	}{{"587", "", 587}, {"high", "--port: port: want a whole number", 0}} {
+		got, problems := parse(t, "port: 1\n", Overrides("APP_", []string{"APP_PORT=wrong"}), Flag("--port", "port", test.value))
+		if text := strings.Join(problems, "\n"); text != test.want || test.want == "" && got.Port != test.port {
+			t.Errorf("%s: %q and port %d, want %q and %d", test.value, text, got.Port, test.want, test.port)
+		}
+	}
+}
+
 func TestLocate(t *testing.T) {
 	t.Parallel()
 	var into shape

@@ -29,7 +29,7 @@ func (s Severity) String() string {
 type Problem struct {
 	File         string
 	Line, Column int    // 1 is the first; 0 when the place is unknown
-	Variable     string // the environment variable that set the value, instead of a place
+	Variable     string // the environment variable, or the flag, that set the value, instead of a place
 	Path         string // "targets[3].port"; "" for the document as a whole
 	Message      string // what is wrong and what to do; never the value of a secret
 	Got          string // the wrong value; "" when it must not be shown

@@ -66,7 +66,7 @@ func New(d *desk.Desk, guard *access.Access, opts Options) http.Handler {
 		routes = append(routes, p.sessionRoutes()...)
 	}
 	for _, route := range routes {
-		guard.Handle(route.pattern, route.needs, traced(opts.Tracer, route.pattern, p.serve(route.page)))
+		guard.Handle(route.pattern, route.needs, traced(opts.Tracer, route.pattern, p.serve(strict(route.pattern, route.page))))
 	}
 	guard.Handle("GET /events", access.Viewer, p.events)
 	guard.Handle("GET /icon/{count}", access.Viewer, icon)

@@ -70,6 +70,7 @@ func (p *pages) targets(r *request) (view, error) {
 // targetView is one target: its definition, and the results of its deliveries.
 type targetView struct {
 	targetRow
+	Asked    string // the former id in the address; "" if it is the target's own
 	Checked  bool
 	Findings []verdict.Finding
 	Fails    int // findings because of which a delivery would fail
@@ -84,11 +85,19 @@ func (p *pages) target(r *request) (view, error) {
 
 func (p *pages) targetOf(r *request) (targetView, error) {
 	all := p.desk.Targets()
-	i := slices.IndexFunc(all, func(t desk.TargetResult) bool { return t.ID == r.PathValue("id") })
+	id := r.PathValue("id")
+	i := slices.IndexFunc(all, func(t desk.TargetResult) bool { return t.ID == id })
+	if i < 0 {
+		i = slices.IndexFunc(all, func(t desk.TargetResult) bool { return slices.Contains(t.FormerIDs, id) })
+	}
 	if i < 0 {
 		return targetView{}, desk.ErrNotFound
 	}
-	return newTarget(all[i]), nil
+	v := newTarget(all[i])
+	if id != v.ID {
+		v.Asked = id
+	}
+	return v, nil
 }
 
 func newTarget(t desk.TargetResult) targetView {

@@ -115,8 +115,8 @@ func (s *sheet) send(button string, fields ...string) *sheet {
 			}
 			values := url.Values{}
 			for _, input := range all(form, "input") {
-				kind := attr(input, "type")
-				if attr(input, "name") != "" && kind != "checkbox" || kind == "checkbox" && has(input, "checked") {
+				ticked := attr(input, "type") != "checkbox" && attr(input, "type") != "radio" || has(input, "checked")
+				if attr(input, "name") != "" && ticked {
 					values.Add(attr(input, "name"), attr(input, "value"))
 				}
 			}

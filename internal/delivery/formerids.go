@@ -65,6 +65,9 @@ func (d *Definitions) current(id string) string {
 	return id
 }
 
+// Find returns the target that has an id, or had it before: then its ID is another one.
+func (d *Definitions) Find(id string) (*Target, bool) { return d.Get(d.current(id)) }
+
 // CurrentID returns the id of the target that had an id before; the id itself if none had.
 func (b *Book) CurrentID(id string) string { return b.Current().current(id) }
 

@@ -31,7 +31,7 @@ func (i Inspector) Targets() []verdict.TargetView {
 // Target returns the view of the target that has an id, or had it before; false if there is none.
 func (i Inspector) Target(id string) (verdict.TargetView, bool) {
 	defs := i.courier.book.Current()
-	t, known := defs.Get(defs.current(id))
+	t, known := defs.Find(id)
 	if !known {
 		return verdict.TargetView{}, false
 	}

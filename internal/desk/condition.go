@@ -97,7 +97,7 @@ func (cs Conditions[Q, T]) Parse(v url.Values, own ...string) (q Q, err error) {
 		}
 		c, ok := cs.find(key)
 		if !ok {
-			return q, cs.unknown(key)
+			return q, cs.unknown(key, own...)
 		}
 		for _, value := range all {
 			value = strings.TrimSpace(value)
@@ -130,14 +130,15 @@ func (cs Conditions[Q, T]) Parse(v url.Values, own ...string) (q Q, err error) {
 }
 
 // ParseFilter reads the filter of a request or the flags of a command. A condition without a
-// value is an error, because an action without a filter that was meant would match more.
-func (cs Conditions[Q, T]) ParseFilter(filter map[string]string) (q Q, err error) {
+// value is an error, because an action without a filter that was meant would match more. own
+// are the keys of the request itself, which a mistyped one may have meant.
+func (cs Conditions[Q, T]) ParseFilter(filter map[string]string, own ...string) (q Q, err error) {
 	v := url.Values{}
 	for key, value := range filter {
 		c, ok := cs.find(key)
 		switch {
 		case !ok:
-			return q, cs.unknown(key)
+			return q, cs.unknown(key, own...)
 		case strings.TrimSpace(value) == "":
 			return q, invalid("invalid filter: %s: has no value: give one, or leave the filter out", c.Key)
 		}
@@ -176,8 +177,11 @@ func (cs Conditions[Q, T]) stored(filter map[string]string) (q Q, err error) {
 }
 
 // unknown is the refusal of a key that is no condition.
-func (cs Conditions[Q, T]) unknown(key string) error {
-	return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), meant(key, cs.keys()))
+func (cs Conditions[Q, T]) unknown(key string, own ...string) error {
+	if known := slices.Concat(cs.keys(), own); legible.Nearest(key, known...) != "" {
+		return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), legible.Meant(key, known))
+	}
+	return invalid("invalid filter: unknown key %q%s", legible.Clean(key, 60), legible.Meant(key, cs.keys()))
 }
 
 func (cs Conditions[Q, T]) keys() (keys []string) {
@@ -185,14 +189,6 @@ func (cs Conditions[Q, T]) keys() (keys []string) {
 		keys = append(keys, c.Key)
 	}
 	return keys
-}
-
-// meant suggests the known word that is most similar, or lists all known words.
-func meant(word string, known []string) string {
-	if near := legible.Nearest(word, known...); near != "" {
-		return ": did you mean " + near + "?"
-	}
-	return ": want one of " + strings.Join(known, ", ")
 }
 
 // Values returns a query in the form of an address; Parse reads it.
@@ -283,7 +279,7 @@ func text[Q, T any](c Condition, of func(*Q) *string, match func(*Q) func(T) boo
 		if c.Values != nil {
 			i := slices.IndexFunc(c.Values, func(known string) bool { return strings.EqualFold(known, v) })
 			if i < 0 {
-				return fmt.Errorf("unknown value %q%s", legible.Clean(v, 60), meant(v, c.Values))
+				return fmt.Errorf("unknown value %q%s", legible.Clean(v, 60), legible.Meant(v, c.Values))
 			}
 			v = c.Values[i]
 		}

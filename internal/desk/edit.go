@@ -90,6 +90,7 @@ func (d *Desk) CheckEdit(letter Detail, edit Edit) error {
 		return err
 	}
 	own := d.currentTarget(letter.Target)
+	edit.Target = d.currentTarget(edit.Target)
 	other := edit.Target != "" && edit.Target != own && edit.Target != letter.Target
 	switch {
 	case letter.Status != Open:
@@ -152,6 +153,7 @@ func (d *Desk) ReplayEdited(ctx context.Context, by broker.Actor, number uint64,
 	if err != nil {
 		return d.refusal(number, err)
 	}
+	edit.Target = d.currentTarget(edit.Target)
 	how := broker.Replay{Uncertain: uncertain, Reason: reason, Recipients: edit.Recipients}
 	if edit.Target != "" && edit.Target != letter.Target {
 		view, _ := d.targetView(edit.Target)

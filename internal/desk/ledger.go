@@ -194,6 +194,9 @@ func (d *Desk) Delivery(ctx context.Context, target, event string) (DeliveryDeta
 			return waiting, err
 		}
 		if entries, _ = d.formerEntries(ctx, target, event); len(entries) == 0 {
+			if now := d.idNow(target); now != target {
+				return d.Delivery(ctx, now, event)
+			}
 			return waiting, err
 		}
 	}

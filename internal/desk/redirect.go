@@ -18,6 +18,14 @@ func (d *Desk) redirected(target string) (verdict.TargetView, bool) {
 	return t, known && t.ID != target && !t.Disabled
 }
 
+// idNow returns the id of the target that has an id, or had it before; the id itself if none has.
+func (d *Desk) idNow(id string) string {
+	if t, known := d.deliverer.Target(id); known {
+		return t.ID
+	}
+	return id
+}
+
 // currentTarget returns the id of the target that a replay of a letter goes to, if it is not edited.
 func (d *Desk) currentTarget(target string) string {
 	if t, renamed := d.redirected(target); renamed {

@@ -23,6 +23,7 @@ func (d *Desk) RollBack(ctx context.Context, by broker.Actor, target, event, rea
 	if err != nil {
 		return nil, err
 	}
+	target = d.idNow(target)
 	delivery, err := d.Delivery(ctx, target, event)
 	if err != nil {
 		return nil, err
@@ -71,19 +72,23 @@ func rollbackRefusal(d DeliveryDetail) error {
 // Plan says what a deployment of an event to a target on a mail host would do; event is its JSON.
 // The process on that host looks, and changes nothing.
 func (d *Desk) Plan(ctx context.Context, target string, event []byte) ([]verdict.Finding, error) {
-	view, defined := d.targetView(target)
+	view, defined := d.deliverer.Target(target)
 	switch {
 	case !defined:
 		return nil, fmt.Errorf("target %q: %w", target, ErrNotFound)
 	case view.Host == "":
 		return nil, invalid("target %s is a mail: certpost render shows it", target)
 	}
-	answer, err := d.b.AskHost(ctx, view.Lane, broker.HostOrder{Order: broker.OrderPlan, Target: target, Body: event})
+	answer, err := d.b.AskHost(ctx, view.Lane, broker.HostOrder{Order: broker.OrderPlan, Target: view.ID, Body: event})
 	if err != nil {
 		return nil, fmt.Errorf("mail host %s: %w", view.Host, err)
 	}
 	if answer.Failure != nil {
 		return []verdict.Finding{{What: "event", Status: verdict.Error, Message: answer.Failure.Reason}}, nil
+	}
+	if view.ID != target {
+		former := verdict.Finding{What: "target", Status: verdict.OK, Message: fmt.Sprintf("%s is a former id of %s", target, view.ID)}
+		return append([]verdict.Finding{former}, answer.Findings...), nil
 	}
 	return answer.Findings, nil
 }

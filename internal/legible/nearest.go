@@ -19,6 +19,14 @@ func Nearest(name string, known ...string) string {
 	return best
 }
 
+// Meant ends a message about an unknown word: with the most similar known one, or with all.
+func Meant(word string, known []string) string {
+	if near := Nearest(word, known...); near != "" {
+		return ": did you mean " + near + "?"
+	}
+	return ": want one of " + strings.Join(known, ", ")
+}
+
 func folded(s string) string {
 	return strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(s))
 }

@@ -11,7 +11,7 @@ import (
 // deliveries waits until the index has read the whole ledger, which takes some seconds after
 // the start when there are many entries: an incomplete list would be wrong.
 func (c *API) deliveries(ctx context.Context, r ListRequest) (listing desk.DeliveryListing, err error) {
-	q, err := desk.DeliveryConditions.ParseFilter(r.Filter)
+	q, err := desk.DeliveryConditions.ParseFilter(r.Filter, listKeys...)
 	if err == nil {
 		err = c.current(ctx)
 	}

@@ -4,15 +4,12 @@
 package service
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -123,50 +120,18 @@ func (c *API) Endpoints() (all []broker.Endpoint) {
 	return all
 }
 
-// answering decodes the request for a method. Unknown keys are an error: a request with a
-// mistyped filter must not select all letters.
+// answering decodes the request for a method.
 func answering[Q, A any](do func(*API, context.Context, Q) (A, error)) func(context.Context, *API, string, []byte) (any, error) {
 	return func(ctx context.Context, c *API, sender string, request []byte) (any, error) {
 		var q Q
-		if len(bytes.TrimSpace(request)) > 0 {
-			d := json.NewDecoder(bytes.NewReader(request))
-			d.DisallowUnknownFields()
-			if err := d.Decode(&q); err != nil {
-				return nil, unreadable(err)
-			}
-			if _, err := d.Token(); !errors.Is(err, io.EOF) {
-				return nil, badRequest("the request has more than one JSON value")
-			}
+		if err := decode(request, &q); err != nil {
+			return nil, err
 		}
 		if asked, ok := any(&q).(interface{ sentBy(string) }); ok {
 			asked.sentBy(sender)
 		}
 		return do(c, ctx, q)
 	}
-}
-
-// unreadable returns the error for a request that cannot be decoded. It names the key, and
-// not a type of this program.
-func unreadable(err error) error {
-	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
-		return badRequest("the request cannot be read: %s: want %s, not %s", cmp.Or(wrong.Field, "the whole"), kindOf(wrong.Type), wrong.Value)
-	}
-	return badRequest("the request cannot be read: %w", err)
-}
-
-// kindOf returns the JSON type for a type.
-func kindOf(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Slice:
-		return "an array"
-	case reflect.Map, reflect.Struct:
-		return "an object"
-	}
-	return "a number"
 }
 
 // badRequest returns the error for an invalid request.
@@ -255,6 +220,11 @@ type ListRequest struct {
 	Size  int    `json:"size,omitempty"`
 }
 
+func (*ListRequest) takesMore() {}
+
+// listKeys are the keys of a ListRequest besides conditions.
+var listKeys = []string{"filter", "after", "size"}
+
 // UnmarshalJSON treats every key that is not a field of ListRequest as a condition.
 func (r *ListRequest) UnmarshalJSON(text []byte) error {
 	type plain ListRequest
@@ -269,7 +239,7 @@ func (r *ListRequest) UnmarshalJSON(text []byte) error {
 		return fmt.Errorf("size: want a number above 0, not %d", r.Size)
 	}
 	for key, raw := range keys {
-		if key == "filter" || key == "after" || key == "size" {
+		if slices.Contains(listKeys, key) {
 			continue
 		}
 		if _, twice := r.Filter[key]; twice {
@@ -307,7 +277,7 @@ func (c *API) current(ctx context.Context) error {
 }
 
 func (c *API) list(ctx context.Context, r ListRequest) (desk.Listing, error) {
-	q, err := desk.LetterConditions.ParseFilter(r.Filter)
+	q, err := desk.LetterConditions.ParseFilter(r.Filter, listKeys...)
 	if err != nil {
 		return desk.Listing{}, err
 	}
@@ -329,7 +299,7 @@ type GroupsAnswer struct {
 }
 
 func (c *API) groups(ctx context.Context, r ListRequest) (GroupsAnswer, error) {
-	q, err := desk.LetterConditions.ParseFilter(r.Filter)
+	q, err := desk.LetterConditions.ParseFilter(r.Filter, listKeys...)
 	if err == nil {
 		err = c.current(ctx)
 	}
@@ -402,7 +372,7 @@ type RunsAnswer struct {
 }
 
 func (c *API) runs(ctx context.Context, r ListRequest) (RunsAnswer, error) {
-	q, err := desk.RunConditions.ParseFilter(r.Filter)
+	q, err := desk.RunConditions.ParseFilter(r.Filter, listKeys...)
 	if err != nil {
 		return RunsAnswer{}, err
 	}

@@ -16,7 +16,7 @@ type HistoryAnswer struct {
 }
 
 func (c *API) history(ctx context.Context, r ListRequest) (HistoryAnswer, error) {
-	q, err := desk.HistoryConditions.ParseFilter(r.Filter)
+	q, err := desk.HistoryConditions.ParseFilter(r.Filter, listKeys...)
 	if err == nil {
 		err = c.current(ctx)
 	}
