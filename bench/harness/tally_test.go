@@ -20,6 +20,7 @@ func TestVerdict(t *testing.T) {
 		"twice, marked":            {Tally{Duplicates: 1, Unknown: 1}, false},
 		"twice, not marked":        {Tally{Duplicates: 1, Unknown: 1, Unmarked: 1}, true},
 		"more often than outcomes": {Tally{Duplicates: 2, Unknown: 1}, true},
+		"mails not kept":           {Tally{Forgotten: 1}, true},
 	} {
 		if err := c.tally.Verdict(); (err != nil) != c.wrong {
 			t.Errorf("%s: %v", name, err)
@@ -29,14 +30,16 @@ func TestVerdict(t *testing.T) {
 
 func TestCount(t *testing.T) {
 	t.Parallel()
+	n := 1 // the first mail was not kept
 	mail := func(event, target, rest string) devrelay.Mail {
-		return devrelay.Mail{Raw: []byte("X-Certpost-Event-Id: " + event + "\r\nX-Certpost-Target: " + target + "\r\n" + rest + "\r\n")}
+		n++
+		return devrelay.Mail{ID: n, Raw: []byte("X-Certpost-Event-Id: " + event + "\r\nX-Certpost-Target: " + target + "\r\n" + rest + "\r\n")}
 	}
 	got := Count([]string{"e1", "e2"}, []string{"a", "b"}, []devrelay.Mail{
 		mail("e1", "a", ""), mail("e1", "a", "X-Certpost-Possible-Duplicate: yes\r\n"),
 		mail("e1", "b", ""), mail("e1", "b", ""), mail("e2", "a", ""),
 	}, Outcome{Dead: 3})
-	want := Tally{Events: 2, Deliveries: 4, Mails: 5, Lost: 1, Unsettled: 4, Dead: 3, Duplicates: 2, Unmarked: 1, Marked: 1}
+	want := Tally{Events: 2, Deliveries: 4, Mails: 5, Lost: 1, Unsettled: 4, Dead: 3, Duplicates: 2, Unmarked: 1, Marked: 1, Forgotten: 1}
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

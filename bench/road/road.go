@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -231,12 +232,13 @@ func Relay(login bool) (*devrelay.Relay, error) {
 	return devrelay.Start(c)
 }
 
-// Mailbox starts a relay that requires a login and keeps up to 1,048,576 mails.
+// Mailbox starts a relay that requires a login and keeps up to 1,048,576 mails, however
+// large they are together: a benchmark looks at all of them at its end.
 func Mailbox() (*devrelay.Relay, error) { return SlowMailbox(0) }
 
 // SlowMailbox is Mailbox with a relay that takes that long to accept a mail.
 func SlowMailbox(delay time.Duration) (*devrelay.Relay, error) {
-	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, Users: map[string]string{user: password}, Delay: delay})
+	return devrelay.Start(devrelay.Config{MaxMails: 1 << 20, MaxMailboxBytes: math.MaxInt, Users: map[string]string{user: password}, Delay: delay})
 }
 
 // SubmissionTarget returns a target as in production: STARTTLS with a verified

@@ -12,12 +12,26 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The number of requests sent at once for streams read with one request per message. It
-// begins low, because most reads are for what arrived in the last half second.
+// The number of requests sent at once for streams read with one request per message, each in
+// a stretch of its own. It begins low, because most reads are for what arrived in the last
+// half second.
 const (
-	minPipeline = 16
+	minPipeline = 4
 	maxPipeline = 64
 )
+
+// stretchLength is how many numbers of the stream a stretch has.
+const stretchLength = 8
+
+// stretch is a part of the numbers of a stream, whose messages are requested one after the
+// other.
+type stretch struct {
+	next, end uint64 // the number to ask for next, and the first one after the stretch
+	page      []*jetstream.RawStreamMsg
+	noMore    bool // the stream has no message from next on
+}
+
+func (s *stretch) read() bool { return s.next >= s.end }
 
 // nextPage reads the next messages, in a batch or with one request per message, whichever
 // suits the stream; width is the number of requests to send at once.
@@ -39,34 +53,64 @@ func oneByOne(stream, filter string) bool {
 	return filter == "" && (stream == DeadLettersStream || stream == "KV_"+LedgerBucket)
 }
 
-// pipeline requests the first message at or after each of width numbers, all at once. It
-// replaces page for streams that are read one by one: at a gap several requests get the
-// same answer, and the last one leads over the gap.
+// pipeline reads the messages of width stretches, one of each at once. It replaces page for
+// streams that are read one by one. A request gets the first message at or after a number: over
+// gaps in a stretch, such as the claims of the ledger that outcomes have replaced, one request
+// leads, and the last stretch leads over a gap of any length.
 func (b *Broker) pipeline(ctx context.Context, stream string, from uint64, width int) (page []*jetstream.RawStreamMsg, ended bool, err error) {
-	requests := make([]string, width)
-	for i := range requests {
-		requests[i] = fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, from+uint64(i))
+	stretches := make([]stretch, width)
+	for i := range stretches {
+		begin := from + uint64(i)*stretchLength
+		stretches[i] = stretch{next: begin, end: begin + stretchLength}
+	}
+	for left := true; left && err == nil; {
+		stretches, left, err = b.advance(ctx, stream, stretches)
+	}
+	for _, s := range stretches {
+		if page = append(page, s.page...); !s.read() {
+			return page, s.noMore, err
+		}
+	}
+	return page, false, err
+}
+
+// advance requests the next message of each stretch that is not read yet. It returns the
+// stretches without those beyond the end of the stream, and whether any is left to be read.
+func (b *Broker) advance(ctx context.Context, stream string, stretches []stretch) (rest []stretch, left bool, err error) {
+	var asked []int
+	var requests []string
+	for i := range stretches {
+		if s := &stretches[i]; !s.read() && !s.noMore {
+			asked = append(asked, i)
+			requests = append(requests, fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, s.next))
+		}
+	}
+	if len(asked) == 0 {
+		return stretches, false, nil
 	}
 	answered, err := b.requestAll(ctx, stream, requests)
 	for i, answer := range answered {
+		s, last := &stretches[asked[i]], asked[i] == len(stretches)-1
 		if answer == nil {
-			return page, false, err
+			return stretches, false, err
 		}
 		if serverHeader(answer, headerSequence) == "" {
-			return parseBatchEnd(page, answer, 0)
+			_, s.noMore, err = parseBatchEnd(nil, answer, 0)
+			return stretches[:asked[i]+1], true, err
 		}
 		m, err := rawMessage(answer)
-		if err == nil && m.Sequence < from+uint64(i) {
-			err = fmt.Errorf("the server answered with message %d to a request for %d or later", m.Sequence, from+uint64(i))
+		if err == nil && m.Sequence < s.next {
+			err = fmt.Errorf("the server answered with message %d to a request for %d or later", m.Sequence, s.next)
 		}
 		if err != nil {
-			return page, false, err
+			return stretches, false, err
 		}
-		if m.Sequence > lastSequence(page, 0) {
-			page = append(page, m)
+		if m.Sequence < s.end || last { // otherwise another stretch has it
+			s.page = append(s.page, m)
 		}
+		s.next = m.Sequence + 1
 	}
-	return page, false, nil
+	return stretches, true, nil
 }
 
 // requestAll sends direct gets of one message each and waits for their answers, which are
@@ -138,13 +182,13 @@ func (b *Broker) EntriesAt(ctx context.Context, revisions []uint64) ([]LedgerCha
 	return entries, nil
 }
 
-// nextWidth returns how many requests to send at once after width requests have brought a
-// page: fewer after gaps or large messages.
+// nextWidth returns how many stretches to read at once after width of them have brought a
+// page: fewer after long gaps or large messages.
 func nextWidth(width int, page []*jetstream.RawStreamMsg) int {
 	switch {
-	case len(page)*4 < width:
+	case len(page) < width:
 		width = max(width/2, 1)
-	case len(page)*4 >= width*3:
+	case len(page) >= width*2:
 		width = min(width*2, maxPipeline)
 	}
 	size := 0
@@ -154,5 +198,5 @@ func nextWidth(width int, page []*jetstream.RawStreamMsg) int {
 	if size == 0 {
 		return width
 	}
-	return max(min(width, readBytes*len(page)/size), 1)
+	return max(min(width, readBytes*len(page)/size/stretchLength), 1)
 }

@@ -93,7 +93,7 @@ func parts(t testing.TB, contentType, want string, body io.Reader) (list []readP
 			t.Fatal(err)
 		}
 		var decoded io.Reader = part
-		switch part.Header.Get("Content-Transfer-Encoding") {
+		switch strings.ToLower(part.Header.Get("Content-Transfer-Encoding")) {
 		case "quoted-printable":
 			decoded = quotedprintable.NewReader(part)
 		case "base64":

@@ -85,7 +85,7 @@ func inspectEntity(t testing.TB, lines []string, depth int, visit func(mailPart)
 		t.Fatalf("Content-Type %q: %v", p.header.Get("Content-Type"), err)
 	}
 	body := strings.Join(lines, "\r\n")
-	switch encoding := p.header.Get("Content-Transfer-Encoding"); encoding {
+	switch encoding := strings.ToLower(p.header.Get("Content-Transfer-Encoding")); encoding {
 	case "base64":
 		for i, line := range lines {
 			if len(line) > 76 || i < len(lines)-2 && len(line) != 76 && line != "" {

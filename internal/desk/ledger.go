@@ -63,7 +63,9 @@ func (d *Desk) forgetDeliveries() {
 	}
 }
 
-// readLedger reads the entries that are new or have changed.
+// readLedger reads the entries that are new or have changed, up to the revision that was the
+// newest at the last look. It does not follow a ledger that grows meanwhile: half a second later,
+// most claims have become outcomes, and are not read at all.
 func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 	var some []broker.LedgerChange
 	superseded := false
@@ -81,6 +83,9 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 		}
 		if some = append(some, c); len(some) == chunk {
 			apply()
+		}
+		if c.Revision >= last {
+			break
 		}
 	}
 	apply()
