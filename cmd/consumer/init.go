@@ -59,11 +59,21 @@ func (c *initCmd) Run(a *app) error {
 		fmt.Fprint(a.stdout, c.nextOnMailHost())
 		return nil
 	}
-	if c.Username != "" {
-		fmt.Fprintf(a.stdout, "  export SMTP_PASSWORD=...                   the password of %s\n", c.Username)
-	}
-	fmt.Fprintf(a.stdout, "  certpost check --live -c %s     connects to the relay, and sends nothing\n  certpost send-test --target mail -c %s\n  certpost run -c %s\n", c.File, c.File, c.File)
+	fmt.Fprint(a.stdout, c.next())
 	return nil
+}
+
+// next says what to do next, in the order in which it works: until the first run there is neither a NATS server nor a seed to log in with.
+func (c *initCmd) next() string {
+	password := ""
+	if c.Username != "" {
+		password = fmt.Sprintf("  export SMTP_PASSWORD=...    # the password of %s\n", c.Username)
+	}
+	return fmt.Sprintf(`%[2]s  certpost run -c %[1]s    # starts NATS and the dashboard, http://127.0.0.1:8080; leave it running
+In another terminal, in the same directory:
+%[2]s  certpost check --live -c %[1]s    # connects to NATS and the relay, and sends nothing
+  certpost send-test --target mail -c %[1]s    # sends a test certificate
+`, c.File, password)
 }
 
 // ask completes what the flags do not give. Without a terminal it names the flags.
