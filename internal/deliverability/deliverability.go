@@ -136,17 +136,25 @@ var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 // mx looks where replies and bounces go. It reports whether the domain exists.
 func (o *opinion) mx() bool {
 	servers, err := o.j.dns.LookupMX(o.ctx, o.domain+".")
+	wrong := strayMX(servers, err)
+	servers = slices.DeleteFunc(slices.Clone(servers), isAddress)
 	switch {
-	case err == nil && slices.ContainsFunc(servers, func(mx *net.MX) bool { return mx.Host == "." || mx.Host == "" }):
+	case slices.ContainsFunc(servers, func(mx *net.MX) bool { return mx.Host == "." || mx.Host == "" }):
 		o.say("mx", verdict.Warning, "%s takes no mail (null MX, RFC 7505): receivers refuse mails from it, and bounces are lost; use a domain that takes mail in from_address", o.domain)
+		return true
+	case wrong != "" && len(servers) > 0:
+		o.say("mx", verdict.Warning, "%s: an MX record names %s, which is no host name; replies and bounces go to %s only; correct the record", o.domain, wrong, strings.TrimSuffix(servers[0].Host, "."))
+		return true
+	case wrong != "":
+		o.say("mx", verdict.Warning, "%s: the MX record names %s, which is no host name: receivers refuse mails from it, and bounces are lost; publish: %s. MX 10 <name of the mail server>", o.domain, wrong, o.domain)
 		return true
 	case err == nil && len(servers) > 0:
 		o.say("mx", verdict.OK, "replies and bounces to %s go to %s", o.domain, strings.TrimSuffix(servers[0].Host, "."))
 		return true
 	case err != nil && !absent(err):
-		o.away = true
 		o.unanswered("mx", err)
-		return false
+		o.away = !answered(err)
+		return !o.away
 	}
 	switch _, err := o.j.dns.LookupIPAddr(o.ctx, o.domain+"."); {
 	case err == nil:
@@ -158,6 +166,26 @@ func (o *opinion) mx() bool {
 	}
 	o.say("mx", verdict.Warning, "%s has neither MX nor address records: receivers refuse mails from it, and bounces are lost; publish: %s. MX 10 <mail server>", o.domain, o.domain)
 	return false
+}
+
+// strayMX is what an MX record names instead of a host: an address, or what no host can be called; "" if none does. The resolver
+// leaves names of the second kind out, and says so in its error.
+func strayMX(servers []*net.MX, err error) string {
+	if i := slices.IndexFunc(servers, isAddress); i >= 0 {
+		return strings.TrimSuffix(servers[i].Host, ".")
+	}
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) && dns.Err == invalidNames {
+		return "something with characters that names cannot have"
+	}
+	return ""
+}
+
+// invalidNames is the error of net for records that it leaves out.
+const invalidNames = "DNS response contained records which contain invalid names"
+
+func isAddress(mx *net.MX) bool {
+	_, err := netip.ParseAddr(strings.TrimSuffix(mx.Host, "."))
+	return err == nil
 }
 
 // ptr looks whether the relays' addresses have names, and whether the names have these addresses.
@@ -200,6 +228,12 @@ func organizational(domain string) string {
 func absent(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns) && dns.IsNotFound
+}
+
+// answered tells that a name server could not answer this question, unlike one that is away.
+func answered(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && dns.Err == "server misbehaving"
 }
 
 func explain(err error) string {

@@ -76,7 +76,15 @@ func TestJudge(t *testing.T) {
 			Sender{Domain: "mail.example.com", DKIM: signed(rsaKey)}, []string{"ok dkim: has the key", "warning dmarc: policy reject"}},
 		"signature of the domain above": {"mail.example.com. 60 MX 10 mx.example.com.\ns1._domainkey.example.com. 60 TXT " + record(t, rsaKey) + "\n_dmarc.example.com. 60 TXT v=DMARC1; p=reject\n",
 			Sender{Domain: "mail.example.com", DKIM: signed(rsaKey)}, []string{"ok dmarc: mails pass by their DKIM"}},
-		"no such domain":       {"", Sender{Domain: "nowhere.example"}, []string{"warning mx: has neither MX nor address records"}},
+		"no such domain": {"", Sender{Domain: "nowhere.example"}, []string{"warning mx: has neither MX nor address records"}},
+		"MX is an address": {"example.com. 60 MX 10 192.0.2.7.\nexample.com. 60 TXT v=spf1 ip4:93.184.216.34 -all\n_dmarc.example.com. 60 TXT v=DMARC1; p=none\n", Sender{},
+			[]string{"warning mx: the MX record names 192.0.2.7, which is no host name", "ok spf: allows 93.184.216.34", "ok dmarc: policy none"}},
+		"MX is no name": {"example.com. 60 MX 10 mail,server.example.com.\nexample.com. 60 TXT v=spf1 ip4:93.184.216.34 -all\n_dmarc.example.com. 60 TXT v=DMARC1; p=none\n", Sender{},
+			[]string{"warning mx: which is no host name: receivers refuse mails from it", "ok spf: allows 93.184.216.34", "ok dmarc: policy none"}},
+		"one MX is no name": {mx + "example.com. 60 MX 20 mail,server.example.com.\nexample.com. 60 TXT v=spf1 ip4:93.184.216.34 -all\n", Sender{},
+			[]string{"warning mx: replies and bounces go to mx.example.com only", "ok spf: allows 93.184.216.34"}},
+		"takes no mail, and the rest": {"example.com. 60 MX 0 .\nexample.com. 60 TXT v=spf1 ip4:93.184.216.34 -all\n_dmarc.example.com. 60 TXT v=DMARC1; p=none\n", Sender{},
+			[]string{"warning mx: takes no mail (null MX, RFC 7505)", "ok spf: allows 93.184.216.34", "ok dmarc: policy none"}},
 		"takes no mail":        {"example.com. 60 MX 0 .\n", Sender{}, []string{"warning mx: takes no mail"}},
 		"address alone":        {"example.com. 60 A 93.184.216.34\n", Sender{}, []string{"warning mx: has no MX record"}},
 		"name in another case": {"xn--mller-kva.example. 60 MX 10 mx.example.com.\n", Sender{Domain: "Müller.example"}, []string{"ok mx: xn--mller-kva.example"}},
@@ -137,6 +145,18 @@ func TestNameServersAreAway(t *testing.T) {
 	zone(t, answering, "example.com. 60 MX 10 mx.example.com.\n")
 	if found := NewJudge([]string{refusing.Address, answering.Address}, 0).Judge(t.Context(), Sender{Domain: "example.com"}); !has(found, "ok mx", "mx.example.com") {
 		t.Errorf("the second server was not asked: %+v", found)
+	}
+}
+
+// A name server that cannot answer one question is asked the others.
+func TestNameServerMisbehaves(t *testing.T) {
+	t.Parallel()
+	server := lab.DNS(t, lab.DNSBehaviour{RCode: 2}) // SERVFAIL
+	found := NewJudge([]string{server.Address}, 0).Judge(t.Context(), Sender{Domain: "example.com"})
+	for _, what := range []string{"mx", "spf", "dmarc"} {
+		if !has(found, "warning "+what, "server misbehaving") {
+			t.Errorf("nothing of %s: %+v", what, found)
+		}
 	}
 }
 
