@@ -48,16 +48,13 @@ const (
 
 // backupOrder is the order in which streams are copied, while work goes on. The ledger is the
 // last: what is settled meanwhile is then in it, though the delivery is in the backup too, and
-// is not sent again. In the other order the copy of the ledger would call it waiting. The outcomes, if there
-// are any, are the first: they say how far they have read the others.
+// is not sent again. In the other order the copy of the ledger would call it waiting. The outcomes
+// are the first: they say how far they have read the others. Whether there are any is asked of NATS, not of the configuration: that of
+// a client has no section outcomes.
 func (b *Broker) backupOrder() []string {
-	var names []string
+	names := []string{OutcomesStream}
 	for _, s := range b.streams() {
-		switch s.Name {
-		case "KV_" + LedgerBucket:
-		case OutcomesStream:
-			names = slices.Insert(names, 0, s.Name)
-		default:
+		if s.Name != OutcomesStream && s.Name != "KV_"+LedgerBucket {
 			names = append(names, s.Name)
 		}
 	}
@@ -85,6 +82,9 @@ func (b *Broker) BackUp(ctx context.Context, dir string, done func(BackedUp)) er
 		return fmt.Errorf("backup: %w", err)
 	}
 	for _, name := range b.backupOrder() {
+		if _, err := b.js.Stream(ctx, name); name == OutcomesStream && errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
 		copied, err := b.backUpStream(ctx, m, name, filepath.Join(dir, name))
 		if err != nil {
 			return fmt.Errorf("backup of stream %s: %w", name, err)

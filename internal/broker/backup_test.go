@@ -51,13 +51,13 @@ func TestRightsOfBackups(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var streams []BackedUp
+	limits = OutcomeLimits{} // as in the configuration of a client, which has no section outcomes
 	if err := as(from.ClientURL(), "backup").BackUp(t.Context(), dir, func(s BackedUp) { streams = append(streams, s) }); err != nil {
 		t.Fatal(err)
 	}
 	if last := streams[len(streams)-1]; len(streams) != 9 || last.Stream != "KV_"+LedgerBucket || streams[0].Stream != OutcomesStream {
 		t.Errorf("%d streams, the last one is %s, want 9 with the outcomes first and the ledger last", len(streams), last.Stream)
 	}
-	limits = OutcomeLimits{}
 	restorer := as(to.ClientURL(), "restore")
 	if names, err := restorer.Existing(t.Context()); err != nil || len(names) != 0 {
 		t.Fatalf("an empty account has %v, %v", names, err)
@@ -65,7 +65,7 @@ func TestRightsOfBackups(t *testing.T) {
 	if err := restorer.RestoreBackup(t.Context(), dir, streams, func(BackedUp) {}); err != nil {
 		t.Fatal(err)
 	}
-	if names, err := restorer.Existing(t.Context()); err != nil || len(names) != 8 {
+	if names, err := restorer.Existing(t.Context()); err != nil || len(names) != 9 {
 		t.Errorf("after the restore: %v, %v", names, err)
 	}
 	limits = OutcomeLimits{MaxAge: time.Hour, MaxBytes: 32 << 20}

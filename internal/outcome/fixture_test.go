@@ -29,18 +29,24 @@ func open(t *testing.T, change ...func(*broker.Config)) *fixture {
 	for _, c := range change {
 		c(&cfg)
 	}
-	b, err := broker.Open(cfg, zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Close)
-	x := &fixture{t: t, b: b, feed: b.OutcomeFeed("all")}
-	x.must(b.EnsureTopology(t.Context()))
-	x.ledger, err = b.OpenLedger(t.Context())
+	x := &fixture{t: t}
+	x.b = x.openBroker(cfg)
+	x.feed = x.b.OutcomeFeed("all")
+	x.must(x.b.EnsureTopology(t.Context()))
+	var err error
+	x.ledger, err = x.b.OpenLedger(t.Context())
 	x.must(err)
 	_, err = x.feed.Fetch(t.Context(), 1, 10*time.Millisecond) // its consumer exists from now on
 	x.must(err)
 	return x
+}
+
+func (x *fixture) openBroker(cfg broker.Config) *broker.Broker {
+	x.t.Helper()
+	b, err := broker.Open(cfg, zerolog.New(zerolog.NewTestWriter(x.t)).Level(zerolog.ErrorLevel))
+	x.must(err)
+	x.t.Cleanup(b.Close)
+	return b
 }
 
 func (x *fixture) must(err error) {
