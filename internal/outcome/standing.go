@@ -22,11 +22,10 @@ const (
 	inARow = 4
 	// The pauses between atOnce tries at a receiver that refuses all. retryRoom for each outcome that waits for another try keeps
 	// retries, which the stream hands out first, below that pace: what is new gets its turn, whatever was refused before.
-	// broker.MaxOutcomesPending of them make it longestRetry.
 	firstSlow    = time.Second
-	longestSlow  = 10 * time.Second
-	retryRoom    = 5 * time.Second
-	longestRetry = time.Hour
+	longestSlow  = 5 * time.Second
+	retryRoom    = 2500 * time.Millisecond
+	longestRetry = broker.MaxOutcomesPending * retryRoom
 	// forgetAfter is how long a retry is overdue until another process must have made it.
 	forgetAfter = time.Hour
 )
@@ -90,8 +89,17 @@ func (s *standing) failed(o broker.FedOutcome, err error, now time.Time, report 
 	}
 	s.waits[o.Sequence] = retry{now, now.Add(again)}
 	s.failure = err
-	report(err)
+	s.retrying = max(s.retrying, uint64(len(s.waits)))
+	report(s.reason())
 	return again
+}
+
+// reason is what is reported while outcomes wait for another try.
+func (s *standing) reason() error {
+	if s.failure == nil { // it failed in another process, or before this one began
+		return fmt.Errorf("outcomes that failed and wait for another try: %d", s.retrying)
+	}
+	return fmt.Errorf("%w; outcomes that wait for another try: %d", s.failure, s.retrying)
 }
 
 // absent pauses all outcomes, and returns for how long at least.
@@ -111,6 +119,7 @@ func (s *standing) refused(sequence uint64, now time.Time) {
 	if s.row == nil {
 		s.row = map[uint64]bool{}
 	}
+	s.away = 0 // it got this one
 	s.failures++
 	if s.row[sequence] = true; len(s.row) < inARow || now.Before(s.until) {
 		return
@@ -161,10 +170,8 @@ func (s *standing) look(feed broker.FeedState, asked time.Time, report func(erro
 		report(s.unread)
 	case s.retrying == 0:
 		report(nil)
-	case s.failure == nil: // it failed in another process, or before this one began
-		report(fmt.Errorf("outcomes that failed and wait for another try: %d", s.retrying))
 	default:
-		report(fmt.Errorf("%w; outcomes that wait for another try: %d", s.failure, s.retrying))
+		report(s.reason())
 	}
 	return s.retrying, s.removed
 }

@@ -23,7 +23,7 @@ var (
 	isAway  = &webhook.Failure{Err: errors.New("no answer"), Away: true}
 )
 
-// Fault: the receiver of a webhook refuses every outcome. Result: they are slowed down to four tries in ten seconds, however many wait, until one is
+// Fault: the receiver of a webhook refuses every outcome. Result: they are slowed down to four tries in five seconds, however many wait, until one is
 // taken, and retries leave room for outcomes that were not tried yet.
 func TestReceiverThatRefusesAll(t *testing.T) {
 	t.Parallel()
@@ -37,7 +37,7 @@ func TestReceiverThatRefusesAll(t *testing.T) {
 		}
 		at = at.Add(pause)
 	}
-	for retrying, want := range map[uint64]time.Duration{1: longestPause, 200: 1000 * time.Second, broker.MaxOutcomesPending: longestRetry} {
+	for retrying, want := range map[uint64]time.Duration{1: longestPause, 400: 1000 * time.Second, broker.MaxOutcomesPending: longestRetry} {
 		s.retrying = retrying
 		again := s.failed(fed(1, 30), refuses, at, ignore)
 		if again < want*8/10 || again > want*12/10 {
@@ -77,6 +77,12 @@ func TestReceiverThatIsAway(t *testing.T) {
 			t.Fatal("want one worker to try")
 		}
 	}
+	s.failed(fed(4, 1), refuses, at, ignore)
+	if s.wait(1, at) != 0 {
+		t.Error("the others wait though the receiver answers")
+	}
+	s.failed(fed(5, 1), isAway, at, ignore)
+	at = s.until
 	s.took(3)
 	if s.wait(1, at) != 0 {
 		t.Error("the others wait though the receiver is back")
