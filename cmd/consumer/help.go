@@ -113,7 +113,7 @@ func misused(err error, args []string, stderr io.Writer) int {
 			}
 		}
 		command = node.FullPath()
-		if err = missingPositional(wrong, node); err == nil {
+		if err = missing(wrong, node); err == nil {
 			err = plainly(wrong, node, args)
 		}
 	}
@@ -142,15 +142,21 @@ var (
 	argumentName    = regexp.MustCompile(`^\[?<([^>]+)>(?: \.\.\.)?\]?$`)
 )
 
-// missingPositional returns the error for a required argument that is missing, nil if none is. A
-// command checks its flags before the parser sees that.
-func missingPositional(err *kong.ParseError, node *kong.Node) error {
+// missing returns the error for a required argument or flag that is missing, nil if none is. A
+// command checks its flags before the parser sees that. It says itself that a reason is missing, and why
+// it is required.
+func missing(err *kong.ParseError, node *kong.Node) error {
 	if !strings.HasPrefix(err.Error(), commandName(node)+": ") { // else it has not read all arguments
 		return nil
 	}
 	for _, p := range node.Positional {
 		if p.Required && !slices.ContainsFunc(err.Context.Path, func(at *kong.Path) bool { return at.Positional == p }) {
 			return argumentMissing(node, p)
+		}
+	}
+	for _, f := range node.Flags {
+		if f.Required && len(f.Xor) == 0 && f.Name != "reason" && !slices.ContainsFunc(err.Context.Path, func(at *kong.Path) bool { return at.Flag == f }) {
+			return fmt.Errorf("missing flags: %s", f.Summary())
 		}
 	}
 	return nil

@@ -68,6 +68,7 @@ func TestWrongUsage(t *testing.T) {
 		"status -o jsno":                    "--output: unknown value \"jsno\": did you mean json?",
 		"relays suspend":                    "relays suspend: LANE is missing: the lane (see certpost relays list)",
 		"alerts silence":                    "alerts silence: ALERT is missing: the alert (see certpost alerts list), a kind such as dead_letters, or all",
+		"alerts silence all --reason x":     "missing flags: --for=DURATION",
 		"replay 45":                         "unexpected argument replay, did you mean \"dead-letters replay\"?",
 		"list dead-letters":                 "unexpected argument list, did you mean \"dead-letters list\"?",
 		"dead":                              "unexpected argument dead, did you mean one of dead-letters, demo?",
