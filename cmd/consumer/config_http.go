@@ -12,6 +12,7 @@ import (
 
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -201,7 +202,7 @@ func (h *HTTPConfig) home() (*url.URL, error) {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("want only scheme and host, such as https://certpost.example.com")
 	}
-	if problem := secrets.WrongPort(u); problem != "" {
+	if problem := legible.WrongPort(u); problem != "" {
 		return nil, errors.New(problem)
 	}
 	return &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}, nil
@@ -258,7 +259,7 @@ func (o *OIDCConfig) validate(f *findings) {
 	}
 	if u, err := url.Parse(o.Issuer); err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !loopbackURL(u)) {
 		f.err(path+".issuer", "want a URL such as https://id.example.com/realms/ops")
-	} else if problem := secrets.WrongPort(u); problem != "" {
+	} else if problem := legible.WrongPort(u); problem != "" {
 		f.err(path+".issuer", problem)
 	}
 	if o.ClientID == "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/certpost/certpost/internal/access"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/duration"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/secrets"
 )
 
@@ -150,8 +151,8 @@ func (n *NATSConfig) validate(f *findings) {
 			f.err("nats.url", "want a URL such as nats://127.0.0.1:4222, or several of one cluster, separated by commas")
 		case u.User != nil:
 			f.err("nats.url", "contains a user or a token, which could be logged: use nats.user and nats.password")
-		case secrets.WrongPort(u) != "":
-			f.err("nats.url", secrets.WrongPort(u))
+		case legible.WrongPort(u) != "":
+			f.err("nats.url", legible.WrongPort(u))
 		case u.Port() == "8222":
 			f.warn("nats.url", "has the port 8222, where a NATS server usually has its monitoring page: clients connect to another, usually 4222")
 		case strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws"), u.RawQuery != "", u.Fragment != "":

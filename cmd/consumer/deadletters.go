@@ -166,10 +166,10 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 		return err
 	}
 	err = printList(a, c.Output, answer.Groups, none(c.isSet()),
-		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "TO FIX", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "ASSIGNEE", "WHAT TO DO"},
+		[]string{"GROUP", "COUNT", "CODE", "PHASE", "RELAY", "TO FIX", "LAST SEEN", "TARGETS", "HELD", "SUPERSEDED", "EXPIRES", "HANDLING", "WHAT TO DO"},
 		func(g desk.Group, _ bool) []string {
 			return []string{g.Fingerprint, fmt.Sprint(g.Count), string(g.Code), string(g.Phase), g.Lane, shorten(g.ToFix, 40), when(g.Last), fmt.Sprint(g.TargetCount),
-				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), assignee(g), g.Remedy}
+				number(g.Held), number(g.Superseded), when(g.SoonestExpiry), handling(g, c.Output == "wide"), g.Remedy}
 		}, desk.GroupTable)
 	if err == nil && (c.Output == "table" || c.Output == "wide") {
 		fmt.Fprintln(a.stdout, "\n"+balanceText(answer.Balance))
@@ -177,12 +177,32 @@ func (c *lettersGroupsCmd) Run(a *app) error {
 	return err
 }
 
-// assignee is who works on a group, "" for no one.
-func assignee(g desk.Group) string {
-	if g.Handling == nil {
+// handling says who works on a group, and that it has a ticket and notes: "ann, ticket, 2 notes". In
+// full it has the address of the ticket and the newest note.
+func handling(g desk.Group, full bool) string {
+	h := g.Handling
+	if h == nil {
 		return ""
 	}
-	return shorten(g.Handling.Assignee, 30)
+	var parts []string
+	if h.Assignee != "" {
+		parts = append(parts, shorten(h.Assignee, 30))
+	}
+	switch {
+	case h.Ticket == "":
+	case full:
+		parts = append(parts, h.Ticket)
+	default:
+		parts = append(parts, "ticket")
+	}
+	if n := len(h.Notes); n > 0 {
+		text := count(n, "note")
+		if full {
+			text += ", the last by " + h.Notes[n-1].By + ": " + h.Notes[n-1].Text
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // balanceText is the balance on one line.

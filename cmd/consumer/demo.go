@@ -118,7 +118,18 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 	}}); err != nil {
 		return err
 	}
-	inbox := choose(c.Inbox, "127.0.0.1:8025")
+	inbox, err := choose("--inbox", c.Inbox, "127.0.0.1:8025")
+	if err != nil {
+		return err
+	}
+	natsListen, err := choose("--nats-listen", c.NATS, "127.0.0.1:4222")
+	if err != nil {
+		return err
+	}
+	httpListen, err := choose("--http-listen", c.HTTP, "127.0.0.1:8080")
+	if err != nil {
+		return err
+	}
 	if d.inbox, err = listenHTTP("--inbox", inbox, local(inbox, d.relay.Handler())); err != nil {
 		return err
 	}
@@ -128,7 +139,7 @@ func (d *demo) open(ctx context.Context, c *demoCmd) (err error) {
 	if err := d.openHost(ctx); err != nil {
 		return err
 	}
-	if err := d.write(password, choose(c.NATS, "127.0.0.1:4222"), choose(c.HTTP, "127.0.0.1:8080")); err != nil {
+	if err := d.write(password, natsListen, httpListen); err != nil {
 		return err
 	}
 	cfg, _, problems := loadConfig(d.cfgFile, nil)
@@ -156,19 +167,18 @@ func (d *demo) close() {
 	}
 }
 
-// choose is the address that was requested, else the usual one, else one with a free
-// port. An address that is in use is returned as well: its listener reports the error.
-func choose(asked, usual string) string {
-	wanted := cmp.Or(asked, usual)
-	l, err := net.Listen("tcp", wanted)
+// choose is the address that the flag requests, else the usual one, else one with a free port. The
+// error of an address that cannot be used names the flag, and not the setting of the demo's own file.
+func choose(flag, asked, usual string) (string, error) {
+	l, err := net.Listen("tcp", cmp.Or(asked, usual))
 	if err != nil && asked == "" {
 		l, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	if err != nil {
-		return wanted
+		return "", cannotListen(flag, asked, err)
 	}
 	defer l.Close()
-	return l.Addr().String()
+	return l.Addr().String(), nil
 }
 
 // write creates the files that a user would have: the CA of the relay, password,

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -178,6 +180,23 @@ func TestDemoEndsEarly(t *testing.T) {
 			d.ended()
 			d.left()
 		})
+	}
+}
+
+// An address that is in use is reported with the flag that it comes from.
+func TestDemoNamesTheFlag(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, flag := range []string{"--inbox", "--nats-listen", "--http-listen"} {
+		args := []string{"demo", "--once", "--inbox=127.0.0.1:0", flag, taken.Addr().String()}
+		if flag == "--inbox" {
+			args = slices.Delete(args, 2, 3)
+		}
+		command(t, nil, args...).failed(t, exitFailed, "certpost: "+flag+" "+taken.Addr().String()+": bind: address already in use: stop the program that has the port, or choose another "+flag+"\n")
 	}
 }
 

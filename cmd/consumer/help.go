@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -112,7 +113,9 @@ func misused(err error, args []string, stderr io.Writer) int {
 			}
 		}
 		command = node.FullPath()
-		err = plainly(wrong, node, args)
+		if err = missing(wrong, node); err == nil {
+			err = plainly(wrong, node, args)
+		}
 	}
 	complain(stderr, err)
 	fmt.Fprintf(stderr, "See %s --help.\n", command)
@@ -135,8 +138,33 @@ var (
 	noValue         = regexp.MustCompile(`^(.*): expected .* value but got "EOL" \(<EOL>\)$`)
 	unknownFlag     = regexp.MustCompile(`^unknown flag (-\S+?)(?:, did you mean .*)?$`)
 	strayArgument   = regexp.MustCompile(`^unexpected argument (.*?)(?:, did you mean .*)?$`)
+	noChoice        = regexp.MustCompile(`^(.*) must be one of (.*) but got "(.*)"$`)
 	argumentName    = regexp.MustCompile(`^\[?<([^>]+)>(?: \.\.\.)?\]?$`)
 )
+
+// missing returns the error for a required argument or flag that is missing, nil if none is. A
+// command checks its flags before the parser sees that. It says itself that a reason is missing, and why
+// it is required.
+func missing(err *kong.ParseError, node *kong.Node) error {
+	if !strings.HasPrefix(err.Error(), commandName(node)+": ") { // else it has not read all arguments
+		return nil
+	}
+	for _, p := range node.Positional {
+		if p.Required && !slices.ContainsFunc(err.Context.Path, func(at *kong.Path) bool { return at.Positional == p }) {
+			return argumentMissing(node, p)
+		}
+	}
+	for _, f := range node.Flags {
+		if f.Required && len(f.Xor) == 0 && f.Name != "reason" && !slices.ContainsFunc(err.Context.Path, func(at *kong.Path) bool { return at.Flag == f }) {
+			return fmt.Errorf("missing flags: %s", f.Summary())
+		}
+	}
+	return nil
+}
+
+func argumentMissing(node *kong.Node, p *kong.Positional) error {
+	return fmt.Errorf("%s: %s is missing: %s", commandName(node), strings.ToUpper(p.Name), lowerFirst(strings.TrimSuffix(p.Help, ".")))
+}
 
 // plainly says in words of users what the parser says about a command line.
 func plainly(err error, node *kong.Node, args []string) error {
@@ -144,16 +172,15 @@ func plainly(err error, node *kong.Node, args []string) error {
 	if m := missingArgument.FindStringSubmatch(text); m != nil {
 		for _, p := range node.Positional {
 			if p.Name == m[1] {
-				return fmt.Errorf("%s: %s is missing: %s", commandName(node), strings.ToUpper(m[1]), lowerFirst(strings.TrimSuffix(p.Help, ".")))
+				return argumentMissing(node, p)
 			}
 		}
 	}
 	if m := noNumber.FindStringSubmatch(text); m != nil {
-		what := m[1]
-		if name := argumentName.FindStringSubmatch(what); name != nil {
-			what = strings.ToUpper(name[1])
-		}
-		return fmt.Errorf("%s: want a number, not %s", what, m[2])
+		return fmt.Errorf("%s: want a number, not %s", inUsage(m[1]), m[2])
+	}
+	if m := noChoice.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("%s: unknown value %q%s", inUsage(m[1]), m[3], legible.Meant(m[3], strings.Split(strings.ReplaceAll(m[2], `"`, ""), ",")))
 	}
 	if m := noValue.FindStringSubmatch(text); m != nil {
 		return fmt.Errorf("%s: the value is missing", m[1])
@@ -162,6 +189,9 @@ func plainly(err error, node *kong.Node, args []string) error {
 		var known []string
 		for _, group := range node.AllFlags(true) {
 			for _, f := range group {
+				if m[1] == "--"+f.Name || f.Short != 0 && m[1] == "-"+string(f.Short) { // it stands before its command
+					return fmt.Errorf("flag %s is one of %s: write it after the command", m[1], commandName(node))
+				}
 				known = append(known, f.Name)
 			}
 		}
@@ -180,6 +210,14 @@ func plainly(err error, node *kong.Node, args []string) error {
 	return err
 }
 
+// inUsage is an argument or a flag as the usage and the examples name it: NUMBER, --output.
+func inUsage(what string) string {
+	if name := argumentName.FindStringSubmatch(what); name != nil {
+		return strings.ToUpper(name[1])
+	}
+	return what
+}
+
 // didYouMean is the error of a word that is none, with those that may be meant.
 func didYouMean(what string, candidates []string) error {
 	switch len(candidates) {
@@ -191,10 +229,10 @@ func didYouMean(what string, candidates []string) error {
 	return fmt.Errorf("%s, did you mean one of %s?", what, strings.Join(candidates, ", "))
 }
 
-// similar returns the names that begin like a word, and the one that it may misspell.
+// similar returns the names that begin with a word, or end with it, and the one that it may misspell.
 func similar(word string, names []string) (found []string) {
 	for _, name := range names {
-		if len(word) > 2 && strings.HasPrefix(name, word) {
+		if len(word) > 2 && (strings.HasPrefix(name, word) || strings.HasSuffix(name, "-"+word)) {
 			found = append(found, name)
 		}
 	}
@@ -226,8 +264,11 @@ func meant(group *kong.Node, word string, args []string) []string {
 		}
 		paths = append(paths, commandName(leaf))
 	}
-	if len(paths) > 0 && len(paths) <= 3 {
+	if len(paths) > 0 {
 		return paths
+	}
+	if _, err := strconv.ParseUint(word, 10, 64); err == nil && slices.Contains(names, "show") {
+		return []string{"show " + word}
 	}
 	return similar(word, names)
 }

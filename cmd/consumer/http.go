@@ -37,17 +37,22 @@ type httpServer struct {
 func listenHTTP(setting, addr string, handler http.Handler) (*httpServer, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) {
-			err = op.Err
-		}
-		return nil, fmt.Errorf("%[1]s %[2]s: %[3]w: stop the program that has the port, or choose another %[1]s", setting, addr, err)
+		return nil, cannotListen(setting, addr, err)
 	}
 	return &httpServer{listener: l, server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		DisableGeneralOptionsHandler: true, // it would answer OPTIONS * without looking at the host
 	}}, nil
+}
+
+// cannotListen is the error for an address, and the setting or flag that it comes from.
+func cannotListen(setting, addr string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("%[1]s %[2]s: %[3]w: stop the program that has the port, or choose another %[1]s", setting, addr, err)
 }
 
 // Limits of a connection with HTTP/2. The timeouts of requests apply to each stream, but

@@ -52,7 +52,7 @@ type cli struct {
 	Init         initCmd         `cmd:"" help:"Write a commented configuration, after a few questions or from flags."`
 	Publish      publishCmd      `cmd:"" help:"Publish a certificate.issued event, by hand or from an ACME client's hook."`
 	Issue        issueCmd        `cmd:"" help:"Have Vault's PKI engine issue a certificate, store its key, and publish it."`
-	Watch        watchGroup      `cmd:"" help:"Publish the certificates that appear in directories, or in secrets of Kubernetes, and what hooks had to leave in the spool."`
+	Watch        watchGroup      `cmd:"" help:"Publish certificates as they appear, and what hooks had to leave in the spool: directories, kubernetes."`
 	Hook         hookCmd         `cmd:"" help:"Hooks of ACME clients: install."`
 	Check        checkCmd        `cmd:"" help:"Check configuration and targets; with --live also NATS, Vault, relays and secrets."`
 	Render       renderCmd       `cmd:"" help:"Write the mails that targets would get, without sending them, without secrets and without a network."`
@@ -60,12 +60,12 @@ type cli struct {
 	Relay        relayCmd        `cmd:"" help:"Run the demo relay: an SMTP server that keeps mails and delivers none, with an inbox page."`
 	Status       statusCmd       `cmd:"" help:"What waits, what ended as dead letters, and which lanes do not deliver."`
 	Targets      targetsCmd      `cmd:"" help:"Targets of the configuration: list, show."`
-	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"Dead letters (failed deliveries): list, show, replay, discard."`
+	DeadLetters  deadLettersCmd  `cmd:"" name:"dead-letters" help:"Dead letters (failed deliveries): list, groups, show, preflight, replay, edit, discard, restore, hold, release, assign, ticket, note."`
 	Replays      replaysCmd      `cmd:"" help:"Replay runs of many dead letters: list, show, pause, resume, cancel."`
-	Audit        auditCmd        `cmd:"" help:"What was done to dead letters, and by whom: list, export, verify."`
+	Audit        auditCmd        `cmd:"" help:"What was done, and by whom: list, export, verify, accept, rotate, key."`
 	Relays       relaysCmd       `cmd:"" help:"Lanes and their relays: list, suspend, resume."`
 	Alerts       alertsCmd       `cmd:"" help:"Alerts that Certpost sends by itself: list, silence, unsilence, test."`
-	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show."`
+	Deliveries   deliveriesCmd   `cmd:"" help:"Deliveries and their state in the ledger: list, show, who, retry, cancel, resend, rollback, plan."`
 	Schema       schemaCmd       `cmd:"" help:"Print the JSON Schema of events, of outcomes or of the configuration."`
 	HashPassword hashPasswordCmd `cmd:"" name:"hash-password" help:"Print the hash of a password for http.sign_in.users."`
 	NATSAccount  natsAccountCmd  `cmd:"" name:"nats-account" help:"Print NATS accounts with a user for each role, and what each may do."`

@@ -79,6 +79,9 @@ func pairsWithin(w io.Writer, width int, fields ...[2]string) error {
 			label = max(label, utf8.RuneCountInString(f[0]))
 		}
 	}
+	if width > 0 && width-label-columnGap < narrowestColumn {
+		return stacked(w, width, fields)
+	}
 	tw := tabwriter.NewWriter(w, 0, 0, columnGap, ' ', 0)
 	for _, f := range fields {
 		if f[1] == "" {
@@ -91,6 +94,20 @@ func pairsWithin(w io.Writer, width int, fields ...[2]string) error {
 		}
 	}
 	return tw.Flush()
+}
+
+// stacked prints a record whose names leave no room beside them: each value is below its name.
+func stacked(w io.Writer, width int, fields [][2]string) error {
+	for _, f := range fields {
+		if f[1] == "" {
+			continue
+		}
+		lines := append([]string{f[0]}, wrapped(printable(f[1]), width-columnGap)...)
+		if _, err := fmt.Fprintln(w, strings.Join(lines, "\n"+strings.Repeat(" ", columnGap))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wrapped returns a text in lines of at most width characters, if that is no less than

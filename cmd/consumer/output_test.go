@@ -116,3 +116,33 @@ func TestRecordsHaveTheWholeText(t *testing.T) {
 		t.Errorf("without a terminal: %q", got)
 	}
 }
+
+// A record whose names leave no room beside them has its values below, and the line about columns
+// that are left out fits, too.
+func TestNarrowRecords(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	if err := pairsWithin(&b, 40, [2]string{"pkcs12_certificate_chain_order", "from the leaf to the last intermediate (default)"}, [2]string{"none", ""}, [2]string{"id", "ops"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "pkcs12_certificate_chain_order\n  from the leaf to the last intermediate\n  (default)\nid\n  ops\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+	b.Reset()
+	if err := pairsWithin(&b, 0, [2]string{"pkcs12_certificate_chain_order", "x"}); err != nil || b.String() != "pkcs12_certificate_chain_order  x\n" {
+		t.Errorf("without a terminal: %q, %v", b.String(), err)
+	}
+	b.Reset()
+	head, row := []string{"ID", "VIA", "PROOF", "FILES", "SERIAL", "TYPE", "WHERE"}, strings.Fields("aaaaaaaaaa bbbbbbbbbbbbbbb ccccccccccccccc ddddddddddddddd eeeeeeeeeeeeeeee ffffffffffffffff ggggggggggggg")
+	if err := tableWithin(&b, head, [][]string{row}, [][]string{row}, 80, "; -o wide prints all, with nothing shortened"); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(b.String(), "\n") {
+		if len(line) > 80 {
+			t.Errorf("too long: %q", line)
+		}
+	}
+	if !strings.Contains(b.String(), "left out, as the terminal is narrow: ") {
+		t.Errorf("%s", b.String())
+	}
+}

@@ -6,7 +6,7 @@ import (
 )
 
 type schemaCmd struct {
-	Of string `arg:"" enum:"event,outcome,config" help:"The schema: event, outcome or config."`
+	Of string `arg:"" name:"schema" enum:"event,outcome,config" help:"The schema: event, outcome or config."`
 }
 
 // Run prints a JSON Schema.

@@ -34,7 +34,8 @@ func tableWithin(w io.Writer, head []string, rows, whole [][]string, width int, 
 	if err := columns(w, all); err != nil || missing == nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nleft out, as the terminal is narrow: %s%s\n", strings.Join(missing, ", "), strings.Join(hint, ""))
+	left := "left out, as the terminal is narrow: " + strings.Join(missing, ", ") + strings.Join(hint, "")
+	_, err := fmt.Fprintln(w, "\n"+strings.Join(wrapped(left, width), "\n"))
 	return err
 }
 

@@ -30,23 +30,56 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// The help of a group names all of its commands.
+func TestGroupsNameTheirCommands(t *testing.T) {
+	t.Parallel()
+	parser, err := newParser(newCLI(), kong.Vars{"version": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range parser.Model.Children {
+		var names []string
+		for _, command := range group.Children {
+			if !command.Hidden {
+				names = append(names, command.Name)
+			}
+		}
+		_, list, _ := strings.Cut(strings.TrimSuffix(group.Help, "."), ": ")
+		got := strings.Split(list, ", ")
+		slices.Sort(names)
+		slices.Sort(got)
+		if names != nil && !slices.Equal(got, names) {
+			t.Errorf("%s: its help names %q, and its commands are %q", group.Name, got, names)
+		}
+	}
+}
+
 func TestWrongUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"deliver":                          "unexpected argument deliver, did you mean \"deliveries\"?",
-		"run --dat x":                      "unknown flag --dat, did you mean \"--data-dir\"?",
-		"run fast":                         "unexpected argument fast",
-		"replay 45":                        "unexpected argument replay, did you mean \"dead-letters replay\"?",
-		"list dead-letters":                "unexpected argument list, did you mean \"dead-letters list\"?",
-		"dead":                             "unexpected argument dead, did you mean one of dead-letters, demo?",
-		"dead-letters lits":                "unexpected argument lits, did you mean \"list\"?",
-		"dead-letters list --x":            "unknown flag --x",
-		"dead-letters replay y":            `NUMBER: want a number, not "y"`,
-		"schema event --nats-url nats://a": "--nats-url: certpost schema does not connect to NATS",
-		"--config":                         "--config: the value is missing",
-		"dead-letters show":                "dead-letters show: NUMBER is missing: number of the letter (its sequence in CERTPOST_DEAD_LETTERS)",
-		"dead-letters show one":            `NUMBER: want a number, not "one"`,
-		"dead-letters replay":              "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
+		"deliver":                           "unexpected argument deliver, did you mean \"deliveries\"?",
+		"run --dat x":                       "unknown flag --dat, did you mean \"--data-dir\"?",
+		"run fast":                          "unexpected argument fast",
+		"show 5":                            "unexpected argument show, did you mean one of targets show, dead-letters show, replays show, deliveries show?",
+		"letters":                           "unexpected argument letters, did you mean \"dead-letters\"?",
+		"dead-letters 5":                    "unexpected argument 5, did you mean \"show 5\"?",
+		"-o json status":                    "flag -o is one of status: write it after the command",
+		"--reason x dead-letters discard 1": "flag --reason is one of dead-letters discard: write it after the command",
+		"status -o jsno":                    "--output: unknown value \"jsno\": did you mean json?",
+		"relays suspend":                    "relays suspend: LANE is missing: the lane (see certpost relays list)",
+		"alerts silence":                    "alerts silence: ALERT is missing: the alert (see certpost alerts list), a kind such as dead_letters, or all",
+		"alerts silence all --reason x":     "missing flags: --for=DURATION",
+		"replay 45":                         "unexpected argument replay, did you mean \"dead-letters replay\"?",
+		"list dead-letters":                 "unexpected argument list, did you mean \"dead-letters list\"?",
+		"dead":                              "unexpected argument dead, did you mean one of dead-letters, demo?",
+		"dead-letters lits":                 "unexpected argument lits, did you mean \"list\"?",
+		"dead-letters list --x":             "unknown flag --x",
+		"dead-letters replay y":             `NUMBER: want a number, not "y"`,
+		"schema event --nats-url nats://a":  "--nats-url: certpost schema does not connect to NATS",
+		"--config":                          "--config: the value is missing",
+		"dead-letters show":                 "dead-letters show: NUMBER is missing: number of the letter (its sequence in CERTPOST_DEAD_LETTERS)",
+		"dead-letters show one":             `NUMBER: want a number, not "one"`,
+		"dead-letters replay":               "dead-letters replay: no letters are selected: give their numbers (see certpost dead-letters list), or --all",
 		"deliveries resend --event e --reason r --force":       "deliveries resend: --force requires --to-target: what was delivered is sent again to its target without it",
 		"dead-letters replay 1 --all":                          "dead-letters replay: give numbers or --all, not both",
 		"dead-letters replay 1 --code X":                       "dead-letters replay: filters, --hash and --with-superseded require --all, and are not allowed with numbers",
@@ -81,9 +114,9 @@ func TestWrongUsage(t *testing.T) {
 		"publish --cert a --key b":                             "publish: --key requires --store-key: to reference a stored key use --key-ref",
 		"publish --cert a --label b":                           `--label: expected "<key>=<value>" but got "b"`,
 		"check --target a":                                     "check: --target requires --live: without --live all targets are checked",
-		"check -o xml":                                         `--output must be one of "text","json" but got "xml"`,
+		"check -o xml":                                         `--output: unknown value "xml": want one of text, json`,
 		"render --cert a --event b":                            "--cert and --event can't be used together",
-		"schema target":                                        `<of> must be one of "event","outcome","config" but got "target"`,
+		"schema target":                                        `SCHEMA: unknown value "target": want one of event, outcome, config`,
 	} {
 		// The error leads to the help of the command that was meant.
 		command(t, nil, strings.Fields(args)...).failed(t, exitUsage, "certpost: "+want+"\nSee "+meantCommand(args)+" --help.\n")
@@ -151,8 +184,13 @@ func meantCommand(line string) string {
 	if line == "list dead-letters" {
 		return "certpost dead-letters"
 	}
-	if line == "replay 45" {
+	switch line {
+	case "replay 45", "show 5":
 		return command
+	case "-o json status":
+		return "certpost status"
+	case "--reason x dead-letters discard 1":
+		return "certpost dead-letters discard"
 	}
 	for _, word := range strings.Fields(line) {
 		if strings.HasPrefix(word, "-") || !commandWords[word] {
@@ -165,7 +203,7 @@ func meantCommand(line string) string {
 
 // commandWords are the commands in the lines of TestWrongUsage.
 var commandWords = map[string]bool{"run": true, "dead-letters": true, "show": true, "replay": true, "discard": true, "list": true, "audit": true, "verify": true, "export": true, "accept": true,
-	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true, "alerts": true, "silence": true, "who": true, "resend": true}
+	"deliveries": true, "publish": true, "check": true, "render": true, "schema": true, "alerts": true, "silence": true, "who": true, "resend": true, "status": true, "relays": true, "suspend": true}
 
 // A group of commands alone is a question, and so is help.
 func TestHelpOfGroups(t *testing.T) {

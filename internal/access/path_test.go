@@ -14,6 +14,10 @@ func TestLocalPath(t *testing.T) {
 		"": "/", "x": "/", "https://evil.example": "/", "//evil.example": "/", "///evil.example": "/", `/\evil.example`: "/", `\\evil.example`: "/",
 		"/\t/evil.example": "/", "/\n/evil.example": "/", " /x": "/", "/x y": "/", "javascript:alert(1)": "/", "/%2f/evil.example": "/", "/%2Fevil.example": "/",
 		"/./x": "/", "/../x": "/", "/a/..//evil.example": "/", "/%2e%2e/x": "/", "/sign-in": "/", "/sign-in?return=/x": "/", "/sign-in/callback?code=x": "/", "/sign-out": "/",
+		// What is encoded stays in the path, where browsers do not decode it.
+		"/%09/evil.example": "/%09/evil.example", "/%5C%5Cevil.example": "/%5C%5Cevil.example", "/%0d%0aLocation:%20x": "/%0d%0aLocation:%20x", "/%252f/x": "/%252f/x",
+		"/?return=//evil.example": "/?return=//evil.example", "/@evil.example": "/@evil.example", "/;//evil.example": "/;//evil.example", "/x/..%2f..%2fy": "/",
+		"https:evil.example": "/", "https:/evil.example": "/", "\thttps://evil.example": "/", "/\r\nLocation: x": "/", "\\/evil.example": "/", "/\v/evil.example": "/", "/\x7f": "/", "//": "/", "/%2f": "/",
 		"/sign-ins": "/sign-ins", "/é": "/", "/%zz": "/", "/\x00": "/", "/" + strings.Repeat("x", maxPath): "/", "/x\u2028y": "/", "http:/evil.example": "/",
 	} {
 		if got := LocalPath(text); got != want {

@@ -3,17 +3,23 @@ package browser
 import (
 	"testing"
 
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
 )
 
-// recordNotices stands in for the notifications of the desktop, which a test has none of: it keeps
-// what was asked and shown.
+// recordNotices keeps what was asked of the browser, and what it has shown: the event show comes from
+// the browser itself, when it has taken the notification. The permission is set beforehand, because the
+// dialog that asks for it cannot be used through the protocol.
 const recordNotices = `
 const kept = (key, value) => localStorage.setItem(key, (localStorage.getItem(key) || "") + value + "\n");
-window.Notification = class {
-	constructor(title, options) { kept("shown", title + ": " + options.body); }
-	static get permission() { return localStorage.getItem("permission") || "default"; }
-	static requestPermission() { kept("asked", "yes"); localStorage.setItem("permission", "granted"); return Promise.resolve("granted"); }
+window.Notification = class extends Notification {
+	constructor(title, options) {
+		super(title, options);
+		this.addEventListener("show", () => kept("shown", title + ": " + options.body));
+		this.addEventListener("error", () => kept("failed", title));
+	}
+	static requestPermission() { kept("asked", "yes"); return super.requestPermission(); }
 };
 `
 
@@ -44,6 +50,7 @@ func testNotices(t *testing.T, c *chromium) {
 		}
 	}
 	tb.open("/settings")
+	tb.permit("notifications")
 	tb.click("Notify me")
 	tb.sees("Notifications are on in this browser.")
 	if asked() != "yes\n" {
@@ -67,4 +74,12 @@ func testNotices(t *testing.T, c *chromium) {
 	tb.open("/settings")
 	tb.click("Stop notifying me")
 	tb.sees("Notifications are off in this browser.")
+}
+
+// permit gives the pages of the tab a permission, as their user would in the browser's dialog.
+func (tb *tab) permit(name string) {
+	tb.t.Helper()
+	mine := call(tb, target.GetTargetInfo, target.GetTargetInfoParams{}).TargetInfo
+	call(tb, browser.SetPermission, browser.SetPermissionParams{Permission: &browser.PermissionDescriptor{Name: name}, Setting: browser.PermissionSettingGranted,
+		Origin: tb.base, BrowserContextID: mine.BrowserContextID})
 }

@@ -29,6 +29,7 @@ type deliveriesView struct {
 	Reading  bool // the index has not read all of the ledger yet
 	Read, Of uint64
 	Here     string // the address of this page of the list
+	Sent     bool   // what was sent is listed: it can be sent again
 	All      string // the address of the confirmation of an action on all that match; the action is appended
 	Choose   string // the action that was requested with nothing selected
 	Who      string // who got the certificates of the name that is searched for
@@ -56,7 +57,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 		return view{}, err
 	}
 	v := deliveriesView{
-		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Waits: q.State == broker.StateWaiting, Unlisted: found.Unlisted,
+		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Waits: q.State == broker.StateWaiting, Sent: q.State == broker.StateSent, Unlisted: found.Unlisted,
 		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}
@@ -65,8 +66,14 @@ func (p *pages) deliveries(r *request) (view, error) {
 		values.Del("state")
 		v.All = allThatWait(values)
 	}
-	if action := r.FormValue(chooseKey); waitWords[action].Verb != "" {
+	if v.Sent && q != (desk.DeliveryQuery{State: broker.StateSent}) {
+		v.All = address(resendPath, with(with(desk.DeliveryConditions.Values(q), "all", "yes"), "list", r.here()))
+	}
+	switch action := r.FormValue(chooseKey); {
+	case v.Waits && waitWords[action].Verb != "":
 		v.Choose = action
+	case v.Sent && action == "resend":
+		v.Choose = "send again"
 	}
 	v.Who = whoPath
 	if q.Name != "" {

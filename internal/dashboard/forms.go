@@ -43,7 +43,7 @@ var strictForms = map[string][]string{
 }
 
 // conditionForms are the forms with the conditions of a list.
-var conditionForms = []string{"POST /dead-letters/bulk", "POST /dead-letters/preflight", "POST /deliveries/bulk"}
+var conditionForms = []string{"POST /dead-letters/bulk", "POST /dead-letters/preflight", "POST /deliveries/bulk", "POST " + resendPath, "POST " + resendPreflightPath}
 
 // repeated are the fields that a form may have more than once: one for each row that is chosen.
 var repeated = []string{"number", "delivery"}

@@ -182,7 +182,7 @@ func TestEveryTemplate(t *testing.T) {
 		for _, role := range []access.Role{access.Viewer, access.Operator, access.Admin} {
 			doc, _ := show(t, look, v, role)
 			sound(t, name, doc, v.fragment)
-			if role == access.Viewer && v.template != "confirm" && v.template != "confirm-waiting" && v.template != "uncertain" && v.template != "edit" { // a viewer cannot reach these
+			if role == access.Viewer && v.template != "confirm" && v.template != "confirm-waiting" && v.template != "confirm-resend" && v.template != "uncertain" && v.template != "edit" { // a viewer cannot reach these
 				for _, form := range all(doc, "form") {
 					if action := attr(form, "action"); attr(form, "method") == "post" && action != "/settings" && action != "/sign-out" && action != "/sign-in" && !strings.HasPrefix(action, "/sessions/") {
 						t.Errorf("%s shows a viewer a form that leads to %s", name, action)

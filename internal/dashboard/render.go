@@ -123,6 +123,7 @@ var notices = map[string]string{
 	"retried":        "It is tried now.",
 	"retried-many":   "They are tried now; those in lanes that deliver nothing still wait.",
 	"withdrawn-many": "Cancelled. They are dead letters now, which can be replayed or discarded; those that were being sent at that moment were left.",
+	"resent-many":    "Published again. They are deliveries as any other now; what fails becomes a dead letter.",
 	"resent":         "Published again. It is a delivery as any other now; if it fails, it becomes a dead letter.",
 	"withdrawn":      "Cancelled. It is a dead letter now, which can be replayed or discarded; what was delivered before stays delivered.",
 	"rolled-back":    "Rolled back. The mail host has the former certificate again.",

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -131,7 +132,7 @@ func (s *sheet) send(button string, fields ...string) *sheet {
 			if name := attr(b, "name"); name != "" {
 				values.Set(name, attr(b, "value"))
 			}
-			to, err := s.url.Parse(attr(form, "action"))
+			to, err := s.url.Parse(cmp.Or(attr(b, "formaction"), attr(form, "action")))
 			must(s.v.t, err)
 			if attr(form, "method") == "post" {
 				return s.v.do(http.MethodPost, to.RequestURI(), values.Encode())

@@ -50,22 +50,15 @@ func readWaitOrder(r *request, values url.Values) (o waitOrder, err error) {
 	if o.Query, err = desk.DeliveryConditions.Parse(values, waitOrderKeys...); err != nil {
 		return o, wrongf("%v. Nothing was done", err)
 	}
-	for _, text := range values["delivery"] {
-		target, event, _ := strings.Cut(text, "/")
-		if !events.IsToken(target) || event == "" {
-			return o, wrongf("%q is not a delivery: use TARGET/EVENT", clipped(text))
-		}
-		o.Named = append(o.Named, desk.DeliveryName{Target: target, Event: event})
+	if o.Named, err = namedDeliveries(values); err != nil {
+		return o, err
 	}
 	if text := values.Get("up_to"); text != "" {
 		if o.UpTo, err = strconv.ParseUint(text, 10, 64); err != nil {
 			return o, wrongf("Invalid up_to: use the place of a delivery in the queue")
 		}
 	}
-	o.List = deliveriesPath + "?state=waiting"
-	if at := values.Get("list"); access.LocalPath(at) == at && strings.HasPrefix(at, deliveriesPath+"?") {
-		o.List = at
-	}
+	o.List = deliveriesList(values.Get("list"), deliveriesPath+"?state=waiting")
 	switch all := values.Get("all") == "yes"; {
 	case all && o.Named != nil:
 		return o, wrongf("The form names deliveries and all that match. Select one of both. Nothing was done")
@@ -73,6 +66,27 @@ func readWaitOrder(r *request, values url.Values) (o waitOrder, err error) {
 		return o, errNoDelivery
 	}
 	return o, nil
+}
+
+// namedDeliveries reads the deliveries that are selected in a list; nil if none is.
+func namedDeliveries(values url.Values) (all []desk.DeliveryName, err error) {
+	for _, text := range values["delivery"] {
+		target, event, _ := strings.Cut(text, "/")
+		if !events.IsToken(target) || event == "" {
+			return nil, wrongf("%q is not a delivery: use TARGET/EVENT", clipped(text))
+		}
+		all = append(all, desk.DeliveryName{Target: target, Event: event})
+	}
+	return all, nil
+}
+
+// deliveriesList is the address of the list where an order says it began, if it is one of
+// deliveries.
+func deliveriesList(at, otherwise string) string {
+	if access.LocalPath(at) == at && strings.HasPrefix(at, deliveriesPath+"?") {
+		return at
+	}
+	return otherwise
 }
 
 // confirmWaitView shows which deliveries the action will affect.

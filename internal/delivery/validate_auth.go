@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/certpost/certpost/internal/secrets"
+	"github.com/certpost/certpost/internal/legible"
 	"github.com/certpost/certpost/internal/smtp"
 )
 
@@ -92,8 +92,8 @@ func (t *Target) validateOAuth2(v *validation, method string) {
 		v.err("oauth2.token_url", "want a URL such as https://login.microsoftonline.com/TENANT/oauth2/v2.0/token")
 	case u.User != nil:
 		v.err("oauth2.token_url", "has a user or a password in it: want client_id and client_secret")
-	case secrets.WrongPort(u) != "":
-		v.err("oauth2.token_url", "%s", secrets.WrongPort(u))
+	case legible.WrongPort(u) != "":
+		v.err("oauth2.token_url", "%s", legible.WrongPort(u))
 	case u.Scheme == "http" && !loopback(u.Hostname()):
 		v.err("oauth2.token_url", "would expose client_secret to anyone on the network path: want https")
 	}

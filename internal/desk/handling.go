@@ -85,7 +85,7 @@ func (c HandlingChange) check() (HandlingChange, error) {
 	return c, nil
 }
 
-// checkTicket checks the address of a ticket: a page shows it as a link, so it may have no other
+// checkTicket checks the address of a ticket, and returns it with the host in ASCII: a page shows it as a link, so it may have no other
 // scheme, and no password, because everybody who may read sees it.
 func checkTicket(ticket string) (string, error) {
 	if ticket == "" {
@@ -101,7 +101,23 @@ func checkTicket(ticket string) (string, error) {
 	if u.User != nil {
 		return "", errors.New("the ticket's address must have no user and no password: all who may read see it")
 	}
+	if problem := legible.WrongPort(u); problem != "" {
+		return "", errors.New("the ticket's address " + problem)
+	}
+	if err := legible.ASCIIHost(u); err != nil {
+		return "", fmt.Errorf("the ticket's address %w", err)
+	}
 	return u.String(), nil
+}
+
+// TicketHost returns the host, and the port if it has one, of the ticket's address, in ASCII: what
+// a link leads to.
+func (h Handling) TicketHost() string {
+	u, err := url.Parse(h.Ticket)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // Handle changes who works on a group, its ticket, or adds a note. The error is ErrNotFound if the
@@ -184,6 +200,9 @@ func (d *Desk) handle(ctx context.Context, bucket *broker.DeskBucket, by broker.
 func readHandling(e broker.DeskEntry) (h Handling) {
 	if json.Unmarshal(e.Value, &h) != nil {
 		h = Handling{}
+	}
+	if u, err := url.Parse(h.Ticket); err == nil && h.Ticket != "" && legible.ASCIIHost(u) == nil { // of an earlier version
+		h.Ticket = u.String()
 	}
 	h.Revision = e.Revision
 	return h

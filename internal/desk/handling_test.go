@@ -48,7 +48,8 @@ func TestHandling(t *testing.T) {
 		t.Errorf("%+v, %v", last, err)
 	}
 	long := strings.Repeat("x", MaxTicket)
-	for _, wrong := range []string{"javascript:alert(1)", "data:text/html,x", "tickets.example.com/1", "https://", "https://ann:secret@tickets.example.com/", "https://tickets.example.com/" + long, "https://tickets.example.com/\u202e"} {
+	for _, wrong := range []string{"javascript:alert(1)", "data:text/html,x", "tickets.example.com/1", "https://", "https://ann:secret@tickets.example.com/", "https://tickets.example.com/" + long, "https://tickets.example.com/\u202e",
+		"https://tickets.example.com:99999/1", "https://tickets.example.com:0/1", "https://tickets.example.com:/1", "https://:443/1", "https://tickets.exam\u200dple.com/", "https://a,b.example.com/"} {
 		if _, err := d.Handle(ctx, me, group, HandlingChange{Ticket: &wrong}); !errors.Is(err, ErrUnfit) || StatusOf(err) != http.StatusUnprocessableEntity || strings.Contains(err.Error(), "secret") {
 			t.Errorf("ticket %.60q: %v", wrong, err)
 		}
@@ -75,5 +76,29 @@ func TestHandling(t *testing.T) {
 	tickets, _ := third.History(HistoryQuery{Group: group, Action: broker.ActionTicketed}, 0, 500)
 	if len(notes) != MaxNotes+2 || len(given) != 2 || given[0].Reason != "bob" || given[0].Name != "anna" || len(tickets) != 2 {
 		t.Errorf("audit: %d notes, %+v, %+v", len(notes), given, tickets)
+	}
+}
+
+// The host of a ticket is shown in ASCII, so that letters of another script imitate no name.
+func TestTicketAddresses(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		"https://\u0440\u0430ypal.example/1":  "https://xn--ypal-43d9g.example/1", // Cyrillic
+		"https://%D1%80%D0%B0ypal.example/1":  "https://xn--ypal-43d9g.example/1",
+		"https://Bücher.example:8443/a?b=ü#c": "https://xn--bcher-kva.example:8443/a?b=ü#c",
+		"https://JIRA_1.example.com":          "https://jira_1.example.com",
+		"http://[2001:db8::1]:8080/1":         "http://[2001:db8::1]:8080/1",
+		"http://192.0.2.1/1":                  "http://192.0.2.1/1",
+		"https://tickets.example.com:65535/1": "https://tickets.example.com:65535/1",
+	} {
+		ticket, err := checkTicket(given)
+		got := Handling{Ticket: ticket}
+		if err != nil || ticket != want || !strings.HasPrefix(strings.SplitN(want, "//", 2)[1], got.TicketHost()) || got.TicketHost() == "" {
+			t.Errorf("ticket %s: %q at %q, %v, want %s", given, got.Ticket, got.TicketHost(), err, want)
+		}
+	}
+	old := readHandling(broker.DeskEntry{Value: []byte(`{"ticket":"https://\u0440\u0430ypal.example/1"}`), Revision: 7})
+	if old.Ticket != "https://xn--ypal-43d9g.example/1" || old.Revision != 7 {
+		t.Errorf("a ticket of an earlier version: %+v", old)
 	}
 }

@@ -1,29 +1,10 @@
 package secrets
 
 import (
-	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"strconv"
-	"strings"
 )
-
-// WrongPort returns what is wrong with the port of a URL in the configuration, "" if
-// nothing is: url.Parse takes any number of digits, and none after the colon.
-func WrongPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		if strings.HasSuffix(u.Host, ":") {
-			return "ends with a colon, but has no port after it"
-		}
-		return ""
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		return fmt.Sprintf("has the port %s: want 1 to 65535", clean(port))
-	}
-	return ""
-}
 
 // Warnings returns what is risky in a valid configuration. Call it after Validate.
 func (c Config) Warnings() []Problem {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Config is the `vault:` section of the configuration. The defaults of its keys are
@@ -167,8 +169,8 @@ func validateURL(address string, add func(message string)) {
 		add("is not a URL like https://vault.example.com:8200 or unix:///run/vault.sock")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		add("contains more than scheme, host, port and path: remove user, query and fragment")
-	case WrongPort(u) != "":
-		add(WrongPort(u))
+	case legible.WrongPort(u) != "":
+		add(legible.WrongPort(u))
 	}
 }
 

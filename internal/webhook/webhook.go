@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/certpost/certpost/internal/legible"
 )
 
 // Format is the form of a body.
@@ -70,11 +72,14 @@ func NewClient() *http.Client {
 // CheckURL returns what is wrong with the address of a webhook. It does not quote it.
 func CheckURL(address string) error {
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return errors.New("is not an address such as https://hooks.example.com/certpost")
 	}
 	if u.User != nil {
 		return errors.New("has a user name or a password: use secret, or a path that is hard to guess")
+	}
+	if problem := legible.WrongPort(u); problem != "" {
+		return errors.New(problem)
 	}
 	if host := u.Hostname(); u.Scheme == "http" && host != "localhost" && !net.ParseIP(host).IsLoopback() {
 		return errors.New("begins with http://: other machines are reached only by https")

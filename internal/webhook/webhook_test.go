@@ -101,7 +101,8 @@ func TestWebhookAddresses(t *testing.T) {
 	for address, want := range map[string]string{
 		"https://hooks.example.com/x": "", "http://127.0.0.1:9/x": "", "http://localhost/x": "", "http://[::1]:9/": "",
 		"http://hooks.example.com/x": "only by https", "ftp://hooks.example.com": "is not an address", "hooks.example.com": "is not an address", "": "is not an address",
-		"https://user:canary@hooks.example.com": "user name or a password", "http://127.0.0.1.example.com/": "only by https", "https://%zz/canary": "is not an address",
+		"https://user:canary@hooks.example.com": "user name or a password", "http://127.0.0.1.example.com/": "only by https", "https://%zz/canary": "is not an address", "https://:443/x": "is not an address",
+		"https://hooks.example.com:99999/x": "want 1 to 65535", "https://hooks.example.com:/x": "no port after it",
 	} {
 		err := CheckURL(address)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary")) {

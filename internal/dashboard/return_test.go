@@ -1,0 +1,73 @@
+package dashboard
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/certpost/certpost/internal/access"
+)
+
+// Every form and address that takes a path to go back to stays on this site: the settings, saved
+// views, and the lists where an order began. All of them ask access.LocalPath, as the sign-in does.
+func TestNoReturnLeavesTheSite(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	page := o.visitor().opens("/settings")
+	token := ""
+	for _, input := range all(page.doc, "input") {
+		if attr(input, "name") == access.TokenField {
+			token = attr(input, "value")
+		}
+	}
+	if token == "" {
+		t.Fatal("the page has no token")
+	}
+	page.v.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	base, err := url.Parse(o.url)
+	must(t, err)
+	for _, bad := range []string{
+		"https://evil.example/", "http://evil.example", "https:evil.example", "//evil.example", "///evil.example", `/\evil.example`, `\\evil.example`, `\/evil.example`,
+		"/\t/evil.example", "/\n/evil.example", "/\r\n/evil.example", "\t//evil.example", " //evil.example", "/\x00/evil.example", "/\x0b/evil.example",
+		"/%09/evil.example", "/%0a/evil.example", "/%2f/evil.example", "/%2f%2fevil.example", "/%5cevil.example", "/%5c%5cevil.example", "/%252f%252fevil.example",
+		"/.//evil.example", "/x/..//evil.example", "/%2e%2e//evil.example", "javascript:alert(1)", "data:text/html,x", "/dead-letters/..//evil.example", "/deliveries/../\\evil.example?x",
+		"/\u2028/evil.example", "//evil.example/dead-letters?code=x", "https://evil.example/deliveries?state=waiting", "/dead-letters@evil.example",
+	} {
+		for _, door := range []struct {
+			address, field string
+			fields         url.Values
+		}{
+			{"/settings", "return", url.Values{"scheme": {"dark"}}},
+			{"/settings", "return", url.Values{"view": {"name"}}},
+			{"/dead-letters/bulk", "list", url.Values{"action": {"discard"}, "reason": {"x"}}},
+			{"/deliveries/bulk", "list", url.Values{"action": {"retry"}}},
+			{"/dead-letters/confirm", "list", url.Values{"action": {"discard"}}},
+			{"/dead-letters/confirm", "list", url.Values{"action": {"discard"}, "all": {"yes"}}},
+			{"/deliveries/confirm", "list", url.Values{"action": {"retry"}}},
+		} {
+			door.fields.Set(door.field, bad)
+			method, path, body := http.MethodPost, door.address, ""
+			if strings.HasSuffix(door.address, "/confirm") {
+				method, path = http.MethodGet, path+"?"+door.fields.Encode()
+			} else {
+				door.fields.Set(access.TokenField, token)
+				body = door.fields.Encode()
+			}
+			s := page.v.do(method, path, body)
+			if to := s.header.Get("Location"); to != "" {
+				u, err := base.Parse(to)
+				if err != nil || u.Host != base.Host || u.Scheme != base.Scheme || strings.HasPrefix(to, "//") || strings.ContainsAny(to, "\\\t\r\n") {
+					t.Errorf("%s with %q leads to %q (%v)", door.address, bad, to, err)
+				}
+			} else if s.status < 400 && s.status != http.StatusOK {
+				t.Errorf("%s with %q: status %d without an address", door.address, bad, s.status)
+			}
+			for _, a := range all(s.doc, "a") {
+				if u, err := base.Parse(attr(a, "href")); err != nil || u.Host != base.Host {
+					t.Errorf("%s with %q has the link %q", door.address, bad, attr(a, "href"))
+				}
+			}
+		}
+	}
+}
