@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -181,7 +182,7 @@ func (o *opinion) dmarc() {
 	case errors.Is(err, dmarc.ErrNoPolicy):
 		o.say("dmarc", verdict.Warning, "%s has no DMARC record, which large receivers want; publish: _dmarc.%s. TXT \"v=DMARC1; p=none\"", o.domain, org)
 		return
-	case err != nil && dmarc.IsTempFail(err):
+	case err != nil && (dmarc.IsTempFail(err) || errors.As(err, new(*net.DNSError))):
 		o.unanswered("dmarc", err)
 		return
 	case err != nil:
@@ -214,8 +215,14 @@ func (o *opinion) dmarc() {
 }
 
 func (o *opinion) dmarcRecord(domain string) (*dmarc.Record, string, error) {
+	var unread error // the library's error has its text only, with a name server that was not asked
 	record, err := dmarc.LookupWithOptions(domain, &dmarc.LookupOptions{LookupTXT: func(name string) ([]string, error) {
-		return o.j.dns.LookupTXT(o.ctx, strings.TrimSuffix(name, ".")+".")
+		var texts []string
+		texts, unread = o.j.dns.LookupTXT(o.ctx, strings.TrimSuffix(name, ".")+".")
+		return texts, unread
 	}})
+	if err != nil && dmarc.IsTempFail(err) && unread != nil {
+		err = unread
+	}
 	return record, "_dmarc." + domain + ".", err
 }
