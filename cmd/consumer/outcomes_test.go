@@ -149,7 +149,7 @@ func TestDeadOutcomeWebhookIsSeen(t *testing.T) {
 	})
 	o.until("the log has it", func() bool {
 		log := o.log.String()
-		return strings.Contains(log, `"part":"outcome_webhook","name":"inventory"`) && strings.Contains(log, reason) && strings.Contains(log, "outcomes do not move; deliveries do")
+		return strings.Contains(log, `"part":"outcome_webhook","name":"inventory"`) && strings.Contains(log, reason) && strings.Contains(log, "outcomes wait that should have been published or posted; deliveries go on")
 	})
 	o.until("the metrics have it", func() bool {
 		text := o.scrape()

@@ -199,7 +199,7 @@ func (r *Runner) watchStandstills(ctx context.Context) {
 		for _, s := range began {
 			text := "standstill: events or deliveries do not move; certpost goes on trying, and is unhealthy until it succeeds"
 			if slices.Contains(besideParts, s.Part) {
-				text = "standstill: outcomes do not move; deliveries do, and certpost goes on trying"
+				text = "standstill: outcomes wait that should have been published or posted; deliveries go on, and certpost goes on trying"
 			}
 			r.log.Error().Str("part", s.Part).Str("name", s.Name).Time("since", s.Since).Str("reason", s.Reason).Msg(text)
 		}
