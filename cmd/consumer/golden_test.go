@@ -163,7 +163,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\bSIZE=\d+`), "SIZE=N"},
 	{regexp.MustCompile(`"value": "\d{5}"`), `"value": "PORT"`},
 	{regexp.MustCompile(`(?m)^port +\d+$`), "port  PORT"},
-	{regexp.MustCompile(`(delivers|ready) +(\d of \d|-)`), "STATE  LAST HOUR"}, // processes report every few seconds
+	{regexp.MustCompile(`(delivers|ready) +(\d of \d|-)`), "STATE  LAST HOUR"},             // processes report every few seconds
 	{regexp.MustCompile(`(localhost-PORT +localhost:PORT +\d+ +)\d+( +STATE)`), "${1}N$2"}, // and with it what they are sending
 	{regexp.MustCompile(`(localhost-PORT,localhost:PORT,,\d+,)\d+,`), "${1}N,"},
 	{regexp.MustCompile(` {2,}`), "  "},

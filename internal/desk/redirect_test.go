@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -80,6 +81,18 @@ func TestReplaysOfAFormerIDGoToItsTarget(t *testing.T) {
 			t.Errorf("%s: %d mails under the former id", event, x.courier.mails("prod", event))
 		}
 	}
+
+	// An edit that names a former id means the target.
+	x.letters(d, "other", 10, 1)
+	foreign := d.Freeze(Query{}, nil, false).Numbers[0]
+	if err := d.ReplayEdited(t.Context(), me, foreign, Edit{Target: "prod"}, false, "moved"); StatusOf(err) != http.StatusForbidden {
+		t.Errorf("an edit that is not allowed: %v", err)
+	}
+	d.edits.Enabled, d.edits.Targets = true, []string{"ops"}
+	if err := d.ReplayEdited(t.Context(), me, foreign, Edit{Target: "prod"}, false, "moved"); err != nil {
+		t.Errorf("an edit for a former id: %v", err)
+	}
+	x.until("the mail of the edit", func() bool { return x.courier.mails("ops", "e10") == 1 })
 
 	off := New(x.b, renamed{disabled: true}, d.log)
 	if got := off.currentTarget("prod"); got != "prod" {
