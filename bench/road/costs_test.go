@@ -34,8 +34,8 @@ type costs struct {
 // the limits.
 func TestCostsOfAMail(t *testing.T) {
 	for sync, most := range map[string]costs{
-		"2m":     {requests: 8, stored: 4.6, allocations: 1750, kilobytes: 250},
-		"always": {requests: 8, stored: 4.6, allocations: 1750, kilobytes: 255},
+		"2m":     {requests: 8, stored: 4.6, allocations: 1600, kilobytes: 195},
+		"always": {requests: 8, stored: 4.6, allocations: 1600, kilobytes: 200},
 	} {
 		got := countCosts(t, sync)
 		t.Logf("%s: %.1f requests, %.1f messages stored, %.0f allocations, %.0f kB", sync, got.requests, got.stored, got.allocations, got.kilobytes)

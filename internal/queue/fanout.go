@@ -24,6 +24,8 @@ const fanoutBatch = 64
 
 // runFanout turns events into deliveries until ctx ends.
 func (r *Runner) runFanout(ctx, work context.Context) {
+	r.resolving = newWorkers()
+	defer r.resolving.Wait()
 	defer r.slow.Wait()
 	var consumer jetstream.Consumer // nil until fetched from
 	var lastLogged time.Time

@@ -315,8 +315,8 @@ func newLane(r *Runner, name string) *lane {
 // this process while its acknowledgement wait runs. When ctx ends, it waits for the
 // deliveries in work.
 func (l *lane) run(ctx, work context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	workers := newWorkers()
+	defer workers.Wait()
 	for ctx.Err() == nil {
 		n := l.takeSlots(ctx)
 		if n == 0 {
@@ -330,7 +330,7 @@ func (l *lane) run(ctx, work context.Context) {
 			l.pause(ctx, admitted)
 			continue
 		}
-		unused, err := l.fetch(ctx, work, admitted.n, &wg)
+		unused, err := l.fetch(ctx, work, admitted.n, workers)
 		l.releaseSlots(unused)
 		if ctx.Err() == nil {
 			l.r.noted(fetchLane(l.name), partFetch, l.name, err)
@@ -360,7 +360,7 @@ func (l *lane) settleFetch(ctx context.Context, err error) {
 
 // fetch fetches up to n messages and starts an attempt for each, which holds a slot until
 // it ends. It returns how many slots were not used.
-func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unused int, err error) {
+func (l *lane) fetch(ctx, work context.Context, n int, workers *workers) (unused int, err error) {
 	batch, err := l.r.fetch(work, &l.consumer, broker.DeliveriesStream, broker.LaneConsumerPrefix+l.name, n)
 	if err != nil {
 		return n, err
@@ -375,7 +375,7 @@ func (l *lane) fetch(ctx, work context.Context, n int, wg *sync.WaitGroup) (unus
 		n--
 		l.inWork.Add(1)
 		l.uncounted.Add(1)
-		wg.Go(func() {
+		workers.Go(func() {
 			defer l.wake()
 			defer l.releaseSlots(1)
 			defer l.inWork.Add(-1)

@@ -54,10 +54,10 @@ func (r *Runner) fanOut(ctx context.Context, group []jetstream.Msg) {
 	go func() {
 		for _, msg := range group {
 			free <- struct{}{}
-			go func() {
+			r.resolving.Go(func() {
 				resolved <- r.resolve(ctx, msg)
 				<-free
-			}()
+			})
 		}
 	}()
 

@@ -112,19 +112,20 @@ type Settings struct {
 // Runner fans out events and makes deliveries with one courier.
 type Runner struct {
 	*broker.Broker
-	log      zerolog.Logger
-	courier  Courier
-	set      Settings
-	metrics  *Metrics
-	owner    string // of leases: this process; unique to each start
-	started  time.Time
-	lanes    *lanes
-	ledger   broker.Ledger // set by prepare
-	replicas *replicaSet
-	meter    *meter      // set by prepare
-	seal     events.Seal // set by prepare
-	slow     lateGroups
-	holds    holds
+	log       zerolog.Logger
+	courier   Courier
+	set       Settings
+	metrics   *Metrics
+	owner     string // of leases: this process; unique to each start
+	started   time.Time
+	lanes     *lanes
+	ledger    broker.Ledger // set by prepare
+	replicas  *replicaSet
+	meter     *meter      // set by prepare
+	seal      events.Seal // set by prepare
+	slow      lateGroups
+	resolving *workers // owned by runFanout
+	holds     holds
 	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
 
