@@ -63,7 +63,7 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 	}
 	fmt.Fprintf(a.stdout, "%s cancelled: see certpost dead-letters list --code DELIVERY_CANCELLED\n", count(answer.Done, "delivery", "deliveries"))
 	if answer.InAttempt > 0 {
-		fmt.Fprintf(a.stdout, "%s not cancelled, because an attempt was sending\n", count(answer.InAttempt, "delivery was", "deliveries were"))
+		fmt.Fprintf(a.stdout, "%s not cancelled, because an attempt is sending now: see certpost deliveries list --state sending\n", count(answer.InAttempt, "delivery was", "deliveries were"))
 	}
 	return nil
 }
