@@ -52,9 +52,7 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 		order.UpTo = answer.Contents.UpTo
 	}
 	order.DryRun = false
-	ctx, finished := a.toItsEnd(client, "the order")
-	answer, err := ask[service.CancelAnswer](ctx, client, "deliveries.cancel", order)
-	finished()
+	answer, err := give[service.CancelAnswer](a, client, "deliveries.cancel", order)
 	if err != nil {
 		return err
 	}

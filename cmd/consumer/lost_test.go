@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // A command whose order is out when NATS ends says so at once, takes an answer that comes after the
@@ -55,9 +58,9 @@ func TestOrdersWhoseConnectionIsLost(t *testing.T) {
 		"deliveries resend --target a --to-target b --force": {"would send that a second time", ""},
 		"dead-letters discard --all":                         {amid + "`certpost dead-letters list`", "certpost: this part of the order goes on in the program; press Ctrl-C again to stop waiting\n"},
 		"dead-letters restore --all":                         {amid + "`certpost dead-letters list`", ""},
-		"dead-letters replay --all":                          {amid + "`certpost replays list`", ""},
-		"deliveries retry --all":                             {"see `certpost audit list` before", ""},
-		"dead-letters hold 5":                                {"", ""},
+		"dead-letters replay --all":                          {amid + "`certpost replays list`", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"deliveries retry --all":                             {"`certpost deliveries list --state waiting`; give the order again", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"dead-letters hold 5":                                {"", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
 	}
 	var running sync.WaitGroup
 	interrupts := map[string]func(){}
@@ -157,5 +160,17 @@ func TestInterruptOfWorkInTheCommand(t *testing.T) {
 	finished()
 	if strings.Count(errs.String(), "\n") != 1 {
 		t.Errorf("without an interrupt: %q", errs.String())
+	}
+}
+
+// A command that follows a run says on an interrupt that the run goes on, also amid a request.
+func TestInterruptOfARunThatIsFollowed(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	err := (&app{ctx: ctx, stderr: &writings{}}).follow(&client{own: service.New(desk.New(nil, absent{}, zerolog.Nop()))}, "r1", "text", 0)
+	var failed *failure
+	if !errors.As(err, &failed) || failed.code != exitFailed || !strings.Contains(err.Error(), "interrupted; replay run r1 goes on without this command: certpost replays show r1") {
+		t.Errorf("%v", err)
 	}
 }

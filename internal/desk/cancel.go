@@ -20,6 +20,15 @@ type Canceller interface {
 // CancelWith sets what cancels deliveries. It must be called before the desk is used.
 func (d *Desk) CancelWith(c Canceller) { d.canceller = c }
 
+// MayCancel returns why this process cannot cancel deliveries; nil if it can. It is asked before an
+// operator confirms what is cancelled.
+func (d *Desk) MayCancel() error {
+	if d.canceller == nil {
+		return errors.New("only a running certpost cancels deliveries, because it keeps an attempt from sending them: start `certpost run`")
+	}
+	return nil
+}
+
 // Cancelled is the result of an order to cancel.
 type Cancelled struct {
 	Done int `json:"done"` // deliveries that are dead letters now
@@ -33,8 +42,8 @@ func (d *Desk) Cancel(ctx context.Context, by broker.Actor, s WaitSelection, rea
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return out, err
 	}
-	if d.canceller == nil {
-		return out, errors.New("only a running certpost cancels deliveries, because it keeps an attempt from sending them: start `certpost run`")
+	if err := d.MayCancel(); err != nil {
+		return out, err
 	}
 	order := broker.Cancel{Actor: by, Reason: reason, At: time.Now().UTC()}
 	err = d.eachWaiting(ctx, s, func(entries []broker.Entry) error {

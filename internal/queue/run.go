@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -123,6 +124,7 @@ type Runner struct {
 	replicas *replicaSet
 	meter    *meter      // set by prepare
 	seal     events.Seal // set by prepare
+	prepared atomic.Bool // what prepare sets is set
 	slow     lateGroups
 	holds    holds
 	// relayDelay is the longest delay of a delivery whose relay is not available.
@@ -286,6 +288,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 			r.seal, err = r.OpenSeal(ctx)
 		}
 		if err == nil {
+			r.prepared.Store(true)
 			r.setReady(nil)
 			return nil
 		}
