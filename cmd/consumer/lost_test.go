@@ -174,3 +174,42 @@ func TestInterruptOfARunThatIsFollowed(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Without a running program, and at a NATS without the streams of Certpost, every command ends with
+// what to check. With the streams it says what only a running one can do, before it asks.
+func TestCommandsWithoutARunningProgram(t *testing.T) {
+	t.Parallel()
+	empty := lab.RunNATS(t, lab.NATSOptions(t, lab.FreeAddress(t), t.TempDir(), "")).ClientURL()
+	used := lab.RunNATS(t, lab.NATSOptions(t, lab.FreeAddress(t), t.TempDir(), "")).ClientURL()
+	b, err := broker.Open(broker.Config{URL: used}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	if err := b.EnsureTopology(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ url, line, want string }{
+		{empty, "deliveries cancel --all --reason why", "is this the right NATS"},
+		{empty, "deliveries retry --all", "is this the right NATS"},
+		{empty, "dead-letters list", "is this the right NATS"},
+		{used, "deliveries cancel --all --reason why", "only a running certpost cancels deliveries"},
+		{used, "deliveries cancel --event e1 --target ops --reason why", "only a running certpost cancels deliveries"},
+		{used, "dead-letters list", ""},
+	} {
+		commands := newCLI()
+		parser, err := newParser(commands)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := parser.Parse(append(strings.Fields(c.line), "--nats-url", c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := commands.app(t.Context(), k.Selected(), nil, &writings{}, &writings{})
+		a.readWithin = 50 * time.Millisecond
+		if err := k.Run(a, parser); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.line, err, c.want)
+		}
+	}
+}
