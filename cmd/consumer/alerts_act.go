@@ -98,7 +98,7 @@ func (c *alertsSilenceCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	s, err := ask[alert.Silence](a.ctx, counter, "alerts.silence", service.SilenceOrder{Caller: me(), Alert: c.Alert, For: c.For.String(), Reason: c.Reason})
+	s, err := give[alert.Silence](a, counter, "alerts.silence", service.SilenceOrder{Caller: me(), Alert: c.Alert, For: c.For.String(), Reason: c.Reason})
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (c *alertsUnsilenceCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[service.UnsilenceAnswer](a.ctx, counter, "alerts.unsilence", service.UnsilenceOrder{Caller: me(), Alert: c.Alert, Reason: c.Reason})
+	answer, err := give[service.UnsilenceAnswer](a, counter, "alerts.unsilence", service.UnsilenceOrder{Caller: me(), Alert: c.Alert, Reason: c.Reason})
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func TestCancelAtEveryDoor(t *testing.T) {
 	if status, text := d.visit("GET " + page + "?done=withdrawn"); status != http.StatusOK || !strings.Contains(text, "by page") || !strings.Contains(text, "It is a dead letter now") || strings.Contains(text, "Cancel the delivery") {
 		t.Errorf("%d, %s", status, text)
 	}
-	if status, text := d.visit("POST " + page + "/cancel reason=again"); status != http.StatusConflict || !strings.Contains(text, "Nothing that waits matches") {
+	if status, text := d.visit("POST " + page + "/cancel reason=again"); status != http.StatusConflict || !strings.Contains(text, "Event w2 to ops is dead letter 2") {
 		t.Errorf("%d, %s", status, text)
 	}
 	if status, text := d.request(`deliveries.cancel {"deliveries": [{"target": "ops", "event": "w3"}], "dry_run": true}`); status != http.StatusOK || !strings.Contains(text, `"count":1`) || !strings.Contains(text, `"up_to":`) {

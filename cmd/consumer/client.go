@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,8 @@ type client struct {
 	own *service.API // nil while the running program answers
 	end func()       // stops the desk of own
 
+	readWithin time.Duration // how long own waits for streams that cannot be read
+
 	works atomic.Bool // own works: an interrupt may come at any time
 }
 
@@ -37,7 +40,7 @@ func (a *app) client() (*client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &client{Broker: b, log: a.logger(LogConfig{Level: "error", Format: "auto"}), end: func() {}}
+	c := &client{Broker: b, readWithin: cmp.Or(a.readWithin, readWithin), log: a.logger(LogConfig{Level: "error", Format: "auto"}), end: func() {}}
 	return c, func() { c.end(); done() }, nil
 }
 
@@ -92,7 +95,27 @@ func (c *client) openOwn(ctx context.Context) error {
 	c.own = service.New(d)
 	c.works.Store(true)
 	c.end = func() { cancel(); <-ended }
-	return d.Ready(ctx)
+	return readIndex(ctx, d, c.readWithin)
+}
+
+// readWithin is how long a command waits for streams that cannot be read: longer than a cluster
+// needs to find a new leader.
+const readWithin = 10 * time.Second
+
+// readIndex waits until the desk has read the streams: however long that takes while they can be
+// read, and at most for a time while they cannot, because this NATS may never get them.
+func readIndex(ctx context.Context, d *desk.Desk, within time.Duration) error {
+	for {
+		part, cancel := context.WithTimeout(ctx, within)
+		err := d.Ready(part)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if why := d.Unreadable(); why != nil {
+			return fmt.Errorf("no running certpost answers, and its streams cannot be read there: %w; is this the right NATS (nats.url, --nats-url)? `certpost run` creates them", why)
+		}
+	}
 }
 
 // absent is the desk's Deliverer in the process of a command, which has no targets.

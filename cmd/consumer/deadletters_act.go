@@ -165,7 +165,7 @@ func (a *app) act(of *chosen, name, done string, order any, choice *service.Sele
 			return err
 		}
 		if name == "dead.replay" {
-			answer, err = l.ask(a.ctx)
+			answer, err = l.askForAll()
 		} else {
 			answer, err = l.byParts(answer.Frozen)
 		}

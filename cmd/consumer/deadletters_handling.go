@@ -58,7 +58,7 @@ func (a *app) handle(order service.HandlingOrder) error {
 	}
 	defer done()
 	order.Caller = me()
-	h, err := ask[desk.Handling](a.ctx, c, "dead.handling", order)
+	h, err := give[desk.Handling](a, c, "dead.handling", order)
 	if err != nil {
 		return err
 	}

@@ -52,9 +52,7 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 		order.UpTo = answer.Contents.UpTo
 	}
 	order.DryRun = false
-	ctx, finished := a.toItsEnd(client, "the order")
-	answer, err := ask[service.CancelAnswer](ctx, client, "deliveries.cancel", order)
-	finished()
+	answer, err := give[service.CancelAnswer](a, client, "deliveries.cancel", order)
 	if err != nil {
 		return err
 	}
@@ -63,7 +61,7 @@ func (c *deliveriesCancelCmd) Run(a *app) error {
 	}
 	fmt.Fprintf(a.stdout, "%s cancelled: see certpost dead-letters list --code DELIVERY_CANCELLED\n", count(answer.Done, "delivery", "deliveries"))
 	if answer.InAttempt > 0 {
-		fmt.Fprintf(a.stdout, "%s not cancelled, because an attempt was sending\n", count(answer.InAttempt, "delivery was", "deliveries were"))
+		fmt.Fprintf(a.stdout, "%s not cancelled, because an attempt is sending now: see certpost deliveries list --state sending\n", count(answer.InAttempt, "delivery was", "deliveries were"))
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func (c *deliveriesRollbackCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[service.RollbackAnswer](a.ctx, client, "deliveries.rollback", service.RollbackOrder{
+	answer, err := give[service.RollbackAnswer](a, client, "deliveries.rollback", service.RollbackOrder{
 		Caller: service.Caller{By: actor(), Via: broker.ViaShell}, Event: c.Event, Target: c.Target, Reason: c.Reason})
 	if err != nil {
 		return err

@@ -65,9 +65,7 @@ func (c *deliveriesResendCmd) Run(a *app) error {
 		}
 	}
 	order.DryRun, order.Hash = false, in.Hash
-	ctx, finished := a.toItsEnd(client, "the order")
-	answer, err := ask[service.ResendAnswer](ctx, client, "deliveries.resend", order)
-	finished()
+	answer, err := give[service.ResendAnswer](a, client, "deliveries.resend", order)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (c *deliveriesRetryCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[desk.Retried](a.ctx, client, "deliveries.retry", service.RetryOrder{Caller: me(), WaitingSelection: c.selection(), Reason: c.Reason})
+	answer, err := give[desk.Retried](a, client, "deliveries.retry", service.RetryOrder{Caller: me(), WaitingSelection: c.selection(), Reason: c.Reason})
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (c *lettersEditCmd) Run(a *app) error {
 		return err
 	}
 	defer done()
-	answer, err := ask[service.OrderAnswer](a.ctx, counter, "dead.edit",
+	answer, err := give[service.OrderAnswer](a, counter, "dead.edit",
 		service.EditOrder{Caller: me(), Number: c.Number, Target: c.Target, Recipients: c.To, Uncertain: c.MayHaveBeenSent, Reason: c.Reason})
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ func afterLoss(name string, request []byte, began time.Time) string {
 		return "this request changes nothing, and can be repeated"
 	case name == "deliveries.cancel":
 		return part + "`certpost audit list --action withdrawn` and `certpost deliveries list --state waiting`; give the order again for what still waits"
+	case name == "deliveries.retry":
+		return part + "`certpost audit list --action retried` and `certpost deliveries list --state waiting`; give the order again for what still waits"
 	case name == "deliveries.resend" && o.To == "":
 		return part + fmt.Sprintf("`certpost audit list --action resent`; give the order again for the rest with --to %s, so that what was sent again since is left out", began.UTC().Format(time.RFC3339))
 	case name == "deliveries.resend" && o.Force:
@@ -56,6 +58,14 @@ func (a *app) toItsEnd(c *client, what string) (ctx context.Context, finished fu
 			<-said
 		}
 	}
+}
+
+// give sends an order and waits for its result, also after an interrupt: an order that was sent is
+// carried out.
+func give[A any](a *app, c *client, name string, order any) (A, error) {
+	ctx, finished := a.toItsEnd(c, "the order")
+	defer finished()
+	return ask[A](ctx, c, name, order)
 }
 
 // say prints a message while a command waits, in place of a progress bar that may be there.

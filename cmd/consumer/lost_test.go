@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/lab"
+	"github.com/certpost/certpost/internal/service"
 )
 
 // A command whose order is out when NATS ends says so at once, takes an answer that comes after the
@@ -55,9 +58,9 @@ func TestOrdersWhoseConnectionIsLost(t *testing.T) {
 		"deliveries resend --target a --to-target b --force": {"would send that a second time", ""},
 		"dead-letters discard --all":                         {amid + "`certpost dead-letters list`", "certpost: this part of the order goes on in the program; press Ctrl-C again to stop waiting\n"},
 		"dead-letters restore --all":                         {amid + "`certpost dead-letters list`", ""},
-		"dead-letters replay --all":                          {amid + "`certpost replays list`", ""},
-		"deliveries retry --all":                             {"see `certpost audit list` before", ""},
-		"dead-letters hold 5":                                {"", ""},
+		"dead-letters replay --all":                          {amid + "`certpost replays list`", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"deliveries retry --all":                             {"`certpost deliveries list --state waiting`; give the order again", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
+		"dead-letters hold 5":                                {"", "certpost: the order goes on in the program; press Ctrl-C again to stop waiting\n"},
 	}
 	var running sync.WaitGroup
 	interrupts := map[string]func(){}
@@ -157,5 +160,56 @@ func TestInterruptOfWorkInTheCommand(t *testing.T) {
 	finished()
 	if strings.Count(errs.String(), "\n") != 1 {
 		t.Errorf("without an interrupt: %q", errs.String())
+	}
+}
+
+// A command that follows a run says on an interrupt that the run goes on, also amid a request.
+func TestInterruptOfARunThatIsFollowed(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	err := (&app{ctx: ctx, stderr: &writings{}}).follow(&client{own: service.New(desk.New(nil, absent{}, zerolog.Nop()))}, "r1", "text", 0)
+	var failed *failure
+	if !errors.As(err, &failed) || failed.code != exitFailed || !strings.Contains(err.Error(), "interrupted; replay run r1 goes on without this command: certpost replays show r1") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Without a running program, and at a NATS without the streams of Certpost, every command ends with
+// what to check. With the streams it says what only a running one can do, before it asks.
+func TestCommandsWithoutARunningProgram(t *testing.T) {
+	t.Parallel()
+	empty := lab.RunNATS(t, lab.NATSOptions(t, lab.FreeAddress(t), t.TempDir(), "")).ClientURL()
+	used := lab.RunNATS(t, lab.NATSOptions(t, lab.FreeAddress(t), t.TempDir(), "")).ClientURL()
+	b, err := broker.Open(broker.Config{URL: used}, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	if err := b.EnsureTopology(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ url, line, want string }{
+		{empty, "deliveries cancel --all --reason why", "is this the right NATS"},
+		{empty, "deliveries retry --all", "is this the right NATS"},
+		{empty, "dead-letters list", "is this the right NATS"},
+		{used, "deliveries cancel --all --reason why", "only a running certpost cancels deliveries"},
+		{used, "deliveries cancel --event e1 --target ops --reason why", "only a running certpost cancels deliveries"},
+		{used, "dead-letters list", ""},
+	} {
+		commands := newCLI()
+		parser, err := newParser(commands)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := parser.Parse(append(strings.Fields(c.line), "--nats-url", c.url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := commands.app(t.Context(), k.Selected(), nil, &writings{}, &writings{})
+		a.readWithin = 50 * time.Millisecond
+		if err := k.Run(a, parser); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.line, err, c.want)
+		}
 	}
 }

@@ -121,6 +121,7 @@ type app struct {
 	quiet          bool          // --quiet
 	unnamed        bool          // the command acts, and has not said yet on which system
 	lostGrace      time.Duration // broker.Config.LostGrace; 0 outside of tests
+	readWithin     time.Duration // of client; 0 outside of tests
 }
 
 // failure is an error with an exit code of its own.

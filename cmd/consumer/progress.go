@@ -42,7 +42,14 @@ func (l *longWork) ask(ctx context.Context) (service.OrderAnswer, error) {
 
 // askForPart sends a part of the order. An interrupt does not cancel it, so that its result is known.
 func (l *longWork) askForPart() (service.OrderAnswer, error) {
-	ctx, finished := l.app.toItsEnd(l.c, "this part of the order")
+	return l.askToItsEnd("this part of the order")
+}
+
+// askForAll sends the order in one part.
+func (l *longWork) askForAll() (service.OrderAnswer, error) { return l.askToItsEnd("the order") }
+
+func (l *longWork) askToItsEnd(what string) (service.OrderAnswer, error) {
+	ctx, finished := l.app.toItsEnd(l.c, what)
 	defer finished()
 	return l.ask(ctx)
 }
@@ -85,7 +92,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 	numbers := desk.Once(l.choice.Numbers)
 	if len(numbers) <= partOfNumbers {
-		return l.ask(l.app.ctx)
+		return l.askForAll()
 	}
 	defer l.bar.end()
 	dry := l.choice.DryRun
@@ -129,7 +136,7 @@ func (l *longWork) nameAct(all bool) {
 }
 
 func (l *longWork) interrupted(done, of int) error {
-	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, the others are unchanged", done, of, l.done)}
+	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, the others are unchanged: the same command again does the rest", done, of, l.done)}
 }
 
 func (l *longWork) broken(done, of int, err error) error {

@@ -153,7 +153,11 @@ func (a *app) follow(c *client, id, format string, limit time.Duration) error {
 	started := time.Now()
 	for {
 		var err error
-		if run, err = ask[desk.RunPage](a.ctx, c, "replays.show", service.RunRequest{ID: id}); err != nil {
+		run, err = ask[desk.RunPage](a.ctx, c, "replays.show", service.RunRequest{ID: id})
+		if a.ctx.Err() != nil {
+			return interruptedRun(id)
+		}
+		if err != nil {
 			return err
 		}
 		bar.show(run.Published+run.Gone+run.Failed, run.Spec.Frozen.Count, fmt.Sprintf("%s, %d delivered, %d dead again", run.State, run.Delivered, run.DeadAgain))
@@ -165,7 +169,7 @@ func (a *app) follow(c *client, id, format string, limit time.Duration) error {
 		}
 		select {
 		case <-a.ctx.Done():
-			return fmt.Errorf("interrupted; replay run %s continues without this command", id)
+			return interruptedRun(id)
 		case <-late:
 			return fmt.Errorf("replay run %s has not ended within %s; it goes on: certpost replays show %s", id, duration.Format(limit), id)
 		case <-time.After(followEvery):
@@ -183,6 +187,11 @@ func (a *app) follow(c *client, id, format string, limit time.Duration) error {
 		return &failure{exitFailed, fmt.Errorf("replay run %s is %s: %d delivered, %d dead again, %d failed", id, run.State, run.Delivered, run.DeadAgain, run.Failed)}
 	}
 	return nil
+}
+
+// interruptedRun says what becomes of a run that a command no longer waits for.
+func interruptedRun(id string) error {
+	return &failure{exitFailed, fmt.Errorf("interrupted; replay run %s goes on without this command: certpost replays show %s, or pause or cancel it", id, id)}
 }
 
 // followEvery is the time between two requests for the state of a run. workerWithin is the
@@ -249,7 +258,7 @@ func (c *runCommand) order(a *app, name string) error {
 		return err
 	}
 	defer done()
-	run, err := ask[desk.Run](a.ctx, counter, name, service.RunOrder{Caller: me(), ID: c.ID, Reason: c.Reason})
+	run, err := give[desk.Run](a, counter, name, service.RunOrder{Caller: me(), ID: c.ID, Reason: c.Reason})
 	if err != nil {
 		return err
 	}

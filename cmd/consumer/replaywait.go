@@ -70,7 +70,11 @@ func (w *awaited) follow(ctx context.Context, c *client, r *service.LetterResult
 		over, reason, err := w.settled(ctx, c, r)
 		switch {
 		case ctx.Err() != nil:
-			r.Done, r.Error = "", fmt.Sprintf("not settled within the time limit%s; it goes on: certpost deliveries show %s %s", waits, shellWord(printable(r.Event)), r.Target)
+			why := "not settled within the time limit"
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				why = "not settled when the command was interrupted"
+			}
+			r.Done, r.Error = "", fmt.Sprintf("%s%s; it goes on: certpost deliveries show %s %s", why, waits, shellWord(printable(r.Event)), r.Target)
 			return nil
 		case err != nil || over:
 			return err

@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -14,45 +13,11 @@ type command struct {
 	Line string
 }
 
-// shellWord quotes a word for a shell unless it needs no quotes. A word with invisible
-// characters, or characters that change how others are displayed, is written with
-// escapes ($'...', POSIX.1-2024), so that the copied text is what the page showed.
-func shellWord(word string) string {
-	if strings.IndexFunc(word, legible.Hidden) >= 0 {
-		return escapedWord(word)
-	}
-	bare := word != "" && strings.IndexFunc(word, func(r rune) bool {
-		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=@%+,", r)
-	}) < 0
-	if bare {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
-
-// escapedWord writes every byte that is not printable ASCII in octal.
-func escapedWord(word string) string {
-	var b strings.Builder
-	b.WriteString("$'")
-	for i := range len(word) {
-		switch c := word[i]; {
-		case c == '\'' || c == '\\':
-			b.WriteString(`\` + string(c))
-		case c == 0: // an argument cannot hold a NUL byte
-		case c < ' ' || c > '~':
-			fmt.Fprintf(&b, `\%03o`, c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String() + "'"
-}
-
 // shellLine joins words to a line that a shell splits into the same words.
 func shellLine(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, word := range words {
-		quoted[i] = shellWord(word)
+		quoted[i] = legible.ShellWord(word)
 	}
 	return strings.Join(quoted, " ")
 }
@@ -69,7 +34,7 @@ func onLetter(action string, numbers []uint64, options ...string) command {
 // replayWithNATS replays a dead letter with the NATS CLI and standard tools (sed,
 // base64); docs/replay.md explains it.
 func replayWithNATS(number uint64, subject string) command {
-	return command{"nats", strings.NewReplacer("$NUMBER", strconv.FormatUint(number, 10), "$SUBJECT", shellWord(subject)).Replace(
+	return command{"nats", strings.NewReplacer("$NUMBER", strconv.FormatUint(number, 10), "$SUBJECT", legible.ShellWord(subject)).Replace(
 		`nats stream get CERTPOST_DEAD_LETTERS $NUMBER --json |
   sed -n 's/^ *"data": "\([^"]*\)".*/\1/p' | base64 -d |
   nats pub -J --force-stdin $SUBJECT`)}

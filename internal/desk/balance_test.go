@@ -20,6 +20,7 @@ import (
 type model struct {
 	*fixture
 	d        *Desk
+	beside   *Desk // runs all the time
 	stop     func()
 	r        *rand.Rand
 	status   map[uint64]Status
@@ -131,10 +132,17 @@ func (m *model) step(i int) {
 	m.settles(fmt.Sprintf("step %d", i))
 }
 
-// settles waits until the desk agrees with the model.
+// settles waits until both desks agree with the model, and no delivery is in work. A desk that has
+// not read a letter when it is removed outside Certpost records only its number; and a delivery
+// whose letter is stored, but not the ledger's entry, is a dead one more if a NATS client publishes
+// it again at this moment.
 func (m *model) settles(what string) {
 	m.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !m.agrees(m.d); backoff.Sleep(m.t.Context(), 5*time.Millisecond) {
+	settled := func() bool {
+		backlog, err := m.b.Backlog(m.t.Context())
+		return err == nil && backlog.Events == 0 && backlog.Deliveries == 0
+	}
+	for end := time.Now().Add(time.Minute); !m.agrees(m.d) || !m.agrees(m.beside) || !settled(); backoff.Sleep(m.t.Context(), 5*time.Millisecond) {
 		if time.Now().After(end) {
 			m.t.Fatalf("%s: the desk says %+v, want %v; the stream %+v", what, m.d.Balance(), m.status, m.stream().CachedInfo().State)
 		}
@@ -173,16 +181,15 @@ func TestBalanceOfRandomHistories(t *testing.T) {
 			x := start(t)
 			m := &model{fixture: x, r: rand.New(rand.NewPCG(seed, 1)), status: map[uint64]Status{}, event: map[uint64]string{}, redone: map[uint64]bool{}}
 			m.d, m.stop = x.desk(nil)
-			beside, _ := x.desk(nil)
+			m.beside, _ = x.desk(nil)
 			for i := range 60 {
 				m.step(i)
 			}
 			if seed == 0 {
 				m.purge()
 			} else {
-				m.expire(m.d, beside)
+				m.expire(m.d, m.beside)
 			}
-			x.until("the desk beside agrees", func() bool { return m.agrees(beside) })
 			fresh, _ := x.desk(nil)
 			if !m.agrees(fresh) {
 				t.Errorf("a new desk says %+v, want %d of %v", fresh.Balance(), m.last, m.status)

@@ -20,6 +20,15 @@ type Canceller interface {
 // CancelWith sets what cancels deliveries. It must be called before the desk is used.
 func (d *Desk) CancelWith(c Canceller) { d.canceller = c }
 
+// MayCancel returns why this process cannot cancel deliveries; nil if it can. It is asked before an
+// operator confirms what is cancelled.
+func (d *Desk) MayCancel() error {
+	if d.canceller == nil {
+		return errors.New("only a running certpost cancels deliveries, because it keeps an attempt from sending them: start `certpost run`")
+	}
+	return nil
+}
+
 // Cancelled is the result of an order to cancel.
 type Cancelled struct {
 	Done int `json:"done"` // deliveries that are dead letters now
@@ -33,8 +42,8 @@ func (d *Desk) Cancel(ctx context.Context, by broker.Actor, s WaitSelection, rea
 	if reason, err = broker.CheckReason(reason, true); err != nil {
 		return out, err
 	}
-	if d.canceller == nil {
-		return out, errors.New("only a running certpost cancels deliveries, because it keeps an attempt from sending them: start `certpost run`")
+	if err := d.MayCancel(); err != nil {
+		return out, err
 	}
 	order := broker.Cancel{Actor: by, Reason: reason, At: time.Now().UTC()}
 	err = d.eachWaiting(ctx, s, func(entries []broker.Entry) error {
@@ -46,13 +55,29 @@ func (d *Desk) Cancel(ctx context.Context, by broker.Actor, s WaitSelection, rea
 		return out, fmt.Errorf("%d deliveries were cancelled, then an error: %w", out.Done, err)
 	case err != nil:
 		return out, err
-	case out.Done == 0 && out.InAttempt > 0:
-		return out, refused{broker.ErrInAttempt, ErrNothingWaits}
 	case out.Done == 0:
-		return out, errNoneWaits
+		return out, d.noneCancelled(ctx, s, out.InAttempt)
 	}
 	d.listeners.notify(Change{Audit: true, Lanes: true, Letters: true})
 	return out, nil
+}
+
+// noneCancelled is the refusal of an order that cancelled nothing: an attempt sends what was
+// selected, or nothing of it waits.
+func (d *Desk) noneCancelled(ctx context.Context, s WaitSelection, inAttempt int) error {
+	name, one := s.one()
+	if inAttempt == 0 && one { // what is sent at this moment is not among those that wait
+		if detail, err := d.Delivery(ctx, name.Target, name.Event); err == nil && detail.State == broker.StateSending {
+			inAttempt = 1
+		}
+	}
+	switch {
+	case inAttempt == 0:
+		return d.noneWaits(ctx, s)
+	case one:
+		return refused{fmt.Errorf("event %s to %s was not cancelled, because %w", name.Event, name.Target, broker.ErrInAttempt), ErrNothingWaits}
+	}
+	return refused{fmt.Errorf("none of %d deliveries was cancelled, because %w", inAttempt, broker.ErrInAttempt), ErrNothingWaits}
 }
 
 // cancelAll cancels deliveries, several at a time, and begins no more after an error.

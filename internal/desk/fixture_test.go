@@ -36,6 +36,7 @@ type fakeCourier struct {
 	delivered map[string]int              // target and event -> mails
 	lanes     []string
 	slow      time.Duration
+	amid      chan struct{} // if not nil, a mail is sending until it is closed
 }
 
 func newFakeCourier() *fakeCourier {
@@ -73,7 +74,7 @@ func (p *fakeCourier) Resolve(_ context.Context, ev *events.Event) ([]verdict.Ro
 
 func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.Attempt) (*verdict.Receipt, *verdict.Failure) {
 	p.mu.Lock()
-	f, slow := p.failures[a.Target], p.slow
+	f, slow, amid := p.failures[a.Target], p.slow, p.amid
 	p.mu.Unlock()
 	if f != nil {
 		again := *f
@@ -82,6 +83,9 @@ func (p *fakeCourier) Deliver(ctx context.Context, ev *events.Event, a verdict.A
 	backoff.Sleep(ctx, slow)
 	if err := a.Claim(time.Now().Add(5 * time.Second)); err != nil {
 		return nil, &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SMTPTransient, Phase: verdict.PhaseClaim, Reason: "not claimed"}, Cause: err}
+	}
+	if amid != nil {
+		<-amid
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -146,6 +146,13 @@ func (d *Desk) Ready(ctx context.Context) error {
 	return errors.New("the dead letters are not read yet")
 }
 
+// Unreadable returns why the dead letters and the audit cannot be read now; nil if they can.
+func (d *Desk) Unreadable() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.followErr
+}
+
 // Balance returns how many of all dead letters are open or ended, by outcome. A
 // difference is reported once it has lasted for five seconds: every letter that is being
 // removed causes one for a moment.

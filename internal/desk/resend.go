@@ -64,7 +64,8 @@ func (s *ResendSelection) names() []DeliveryName {
 	return nil
 }
 
-// resendable returns the selected deliveries, newest first.
+// resendable returns the selected deliveries, newest first. If it names some and none was sent, the
+// error says in which state the first is, and which command is for that.
 func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.Entry, superseded int, err error) {
 	if s.Query.State != "" && s.Query.State != broker.StateSent {
 		return nil, 0, invalid("only deliveries in state sent can be sent again, not %s: replay dead letters, retry what waits", s.Query.State)
@@ -77,7 +78,7 @@ func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.
 			all = append(all, e)
 		}
 	}
-	if names := s.names(); names != nil { // read from the ledger: the index is behind it
+	if names := s.names(); len(names) > 0 { // read from the ledger: the index is behind it
 		for _, n := range names {
 			found, err := d.b.Deliveries(ctx, n.Target, n.Event)
 			if err != nil {
@@ -88,6 +89,9 @@ func (d *Desk) resendable(ctx context.Context, s ResendSelection) (all []broker.
 					take(e)
 				}
 			}
+		}
+		if len(all)+superseded == 0 {
+			return nil, 0, d.presently(ctx, names[0], broker.ErrNotResendable)
 		}
 		return all, superseded, nil
 	}

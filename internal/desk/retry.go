@@ -70,7 +70,7 @@ func (d *Desk) RetryNow(ctx context.Context, by broker.Actor, s WaitSelection, r
 		return out, err
 	}
 	if out.Done == 0 && len(out.Blocked) == 0 {
-		return out, errNoneWaits
+		return out, d.noneWaits(ctx, s)
 	}
 	d.listeners.notify(Change{Audit: true, Lanes: true})
 	return out, nil

@@ -33,6 +33,29 @@ func (s *WaitSelection) has(e *broker.Entry) bool {
 	}))
 }
 
+// one returns the delivery that the selection names, if that is all that it says.
+func (s *WaitSelection) one() (DeliveryName, bool) {
+	q := s.Query
+	q.State = ""
+	switch {
+	case s.Lane != "" || q != DeliveryQuery{Target: q.Target, Event: q.Event}:
+	case len(s.Named) == 1 && q == DeliveryQuery{}:
+		return s.Named[0], true
+	case s.Named == nil && q.Target != "" && q.Event != "":
+		return DeliveryName{q.Target, q.Event}, true
+	}
+	return DeliveryName{}, false
+}
+
+// noneWaits is the refusal of an order for waiting deliveries of which none was found. For one that
+// was named it says in which state that is, and which command is for it.
+func (d *Desk) noneWaits(ctx context.Context, s WaitSelection) error {
+	if name, ok := s.one(); ok {
+		return d.presently(ctx, name, ErrNothingWaits)
+	}
+	return errNoneWaits
+}
+
 // most returns how many deliveries can match at most; 0: not known.
 func (s *WaitSelection) most() int {
 	switch {

@@ -29,6 +29,9 @@ const cancelPause = 200 * time.Millisecond
 // that nothing was changed. After another error the order may be in the ledger; the same order, or
 // the lane once it delivers, finishes it.
 func (r *Runner) Cancel(ctx context.Context, e broker.Entry, order broker.Cancel) error {
+	if !r.prepared.Load() {
+		return errors.New("this process has not opened the ledger yet, so it cannot cancel deliveries: give the order again in a moment; /readyz says what it waits for")
+	}
 	ctx, cancel := broker.Detached(ctx)
 	defer cancel()
 	stream, err := r.JetStream().Stream(ctx, broker.DeliveriesStream)

@@ -295,3 +295,16 @@ func TestCancelAReplay(t *testing.T) {
 		t.Errorf("%d mails", n)
 	}
 }
+
+// An order that comes before the process has opened the ledger is refused, and nothing is done.
+func TestCancelBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	b, _ := waitingFixture(t, nil)
+	starting := NewRunner(b.broker, b.fake, b.set, b.runner.metrics)
+	if err := starting.Cancel(t.Context(), b.waits("e1"), order()); err == nil || !strings.Contains(err.Error(), "give the order again in a moment") {
+		t.Errorf("%v", err)
+	}
+	if e := b.entry("ops", "e1"); e.State != broker.StateWaiting || e.Cancel != nil {
+		t.Errorf("%+v", e)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -126,6 +127,20 @@ type Runner struct {
 	slow      lateGroups
 	resolving *workers // owned by runFanout
 	holds     holds
+	log      zerolog.Logger
+	courier  Courier
+	set      Settings
+	metrics  *Metrics
+	owner    string // of leases: this process; unique to each start
+	started  time.Time
+	lanes    *lanes
+	ledger   broker.Ledger // set by prepare
+	replicas *replicaSet
+	meter    *meter      // set by prepare
+	seal     events.Seal // set by prepare
+	prepared atomic.Bool // what prepare sets is set
+	slow     lateGroups
+	holds    holds
 	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
 
@@ -287,6 +302,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 			r.seal, err = r.OpenSeal(ctx)
 		}
 		if err == nil {
+			r.prepared.Store(true)
 			r.setReady(nil)
 			return nil
 		}

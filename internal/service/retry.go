@@ -89,6 +89,9 @@ func (c *API) cancel(ctx context.Context, o CancelOrder) (a CancelAnswer, err er
 		_, err = broker.CheckReason(o.Reason, true)
 	}
 	if err == nil {
+		err = c.desk.MayCancel()
+	}
+	if err == nil {
 		err = c.current(ctx)
 	}
 	if err != nil {
