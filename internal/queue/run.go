@@ -124,24 +124,10 @@ type Runner struct {
 	replicas  *replicaSet
 	meter     *meter      // set by prepare
 	seal      events.Seal // set by prepare
+	prepared  atomic.Bool // what prepare sets is set
 	slow      lateGroups
 	resolving *workers // owned by runFanout
 	holds     holds
-	log      zerolog.Logger
-	courier  Courier
-	set      Settings
-	metrics  *Metrics
-	owner    string // of leases: this process; unique to each start
-	started  time.Time
-	lanes    *lanes
-	ledger   broker.Ledger // set by prepare
-	replicas *replicaSet
-	meter    *meter      // set by prepare
-	seal     events.Seal // set by prepare
-	prepared atomic.Bool // what prepare sets is set
-	slow     lateGroups
-	holds    holds
-	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
 
 	standstills *standstills
