@@ -128,6 +128,7 @@ type Runner struct {
 	slow      lateGroups
 	resolving *workers // owned by runFanout
 	holds     holds
+	// relayDelay is the longest delay of a delivery whose relay is not available.
 	relayDelay time.Duration
 
 	standstills *standstills
