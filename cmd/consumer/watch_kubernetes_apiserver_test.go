@@ -202,10 +202,13 @@ func TestWatchKubernetesAPIServer(t *testing.T) {
 		t.Error(got)
 	}
 	first := ids(t, stream)[0]
-	one.until("an event at the secret", func() bool {
-		_, answer := c.Call(t, "", http.MethodGet, "/api/v1/namespaces/web/events", nil)
-		return strings.Contains(fmt.Sprint(answer["items"]), "Certificate published as event "+first)
-	})
+	told := func(id string) func() bool {
+		return func() bool {
+			_, answer := c.Call(t, "", http.MethodGet, "/api/v1/namespaces/web/events", nil)
+			return strings.Contains(fmt.Sprint(answer["items"]), "Certificate published as event "+id)
+		}
+	}
+	one.until("an event at the secret", told(first))
 
 	began := time.Now()
 	p.issue("www.example.com")
@@ -248,7 +251,8 @@ func TestWatchKubernetesAPIServer(t *testing.T) {
 	c.put("web", "www-tls", "kubernetes.io/tls", "true", "www.example.com")
 	two.until("published after the restart", func() bool { return lengthOf(t, stream) == 5 })
 
-	// A new replica, after a graceful end, publishes nothing again.
+	// A new replica, after a graceful end, publishes nothing again. What is told is remembered.
+	two.until("an event about the last one", told(ids(t, stream)[4]))
 	two.cmd.Process.Signal(os.Interrupt)
 	if err := two.cmd.Wait(); err != nil {
 		t.Errorf("ended with %v", err)
