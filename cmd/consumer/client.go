@@ -109,7 +109,15 @@ func readIndex(ctx context.Context, d *desk.Desk, within time.Duration) error {
 		part, cancel := context.WithTimeout(ctx, within)
 		err := d.Ready(part)
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		switch {
+		case err == nil:
+			select {
+			case <-d.BucketRead(): // else a hold would not be known yet
+			case <-ctx.Done():
+			case <-time.After(within):
+			}
+			return nil
+		case ctx.Err() != nil:
 			return err
 		}
 		if why := d.Unreadable(); why != nil {

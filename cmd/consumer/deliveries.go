@@ -102,8 +102,11 @@ func deliveryRow(e broker.Entry) []string {
 		cert = c.Name()
 	}
 	last := when(e.Last)
-	if e.Untried() {
+	switch {
+	case e.Untried():
 		last = "not tried yet"
+	case e.Last.IsZero() && e.Cancel != nil:
+		last = "cancelled " + when(e.Cancel.At)
 	}
 	return []string{e.Event, e.Target, e.StateWord(), code, fmt.Sprint(e.AllAttempts()), last, cert}
 }

@@ -81,7 +81,7 @@ func (l *longWork) byParts(f *desk.Frozen) (all service.OrderAnswer, err error) 
 		}
 		l.bar.show(f.Count-all.Rest.Count, f.Count, l.done)
 		if l.app.ctx.Err() != nil {
-			return all, l.interrupted(all.Done, f.Count)
+			return all, l.interrupted(all.Done, f.Count, "the same command again does the rest")
 		}
 		l.choice.Hash, l.choice.Filter["above"] = all.Rest.Hash, fmt.Sprint(all.Rest.Query.Above)
 	}
@@ -112,7 +112,7 @@ func (l *longWork) byNumber() (all service.OrderAnswer, err error) {
 	all.Letters, all.Act = nil, l.choice.Act
 	for part := range slices.Chunk(numbers, partOfNumbers) {
 		if l.app.ctx.Err() != nil {
-			return all, l.interrupted(all.Done, len(numbers))
+			return all, l.interrupted(all.Done, len(numbers), fmt.Sprintf("for the rest, give the numbers from %d on again", numbers[len(all.Letters)]))
 		}
 		l.choice.Numbers = part
 		acted, err := l.askForPart()
@@ -135,8 +135,10 @@ func (l *longWork) nameAct(all bool) {
 	}
 }
 
-func (l *longWork) interrupted(done, of int) error {
-	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, the others are unchanged: the same command again does the rest", done, of, l.done)}
+// interrupted says what was done, and how to do the rest: of letters given by number those that are
+// done would be refused.
+func (l *longWork) interrupted(done, of int, rest string) error {
+	return &failure{exitFailed, fmt.Errorf("interrupted: %d of %d %s, the others are unchanged; %s", done, of, l.done, rest)}
 }
 
 func (l *longWork) broken(done, of int, err error) error {

@@ -167,7 +167,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 
 	// Interrupted after the first part: that part is done, the rest unchanged.
 	cut := o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d held", partOfFilter, n), "dead-letters", "hold", "--all", "--yes", "--reason", "later")
-	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, the others are unchanged", n)) {
+	if cut.code != exitFailed || !strings.Contains(cut.stderr, "certpost: interrupted: ") || !strings.Contains(cut.stderr, fmt.Sprintf(" of %d held, the others are unchanged; the same command again does the rest", n)) {
 		t.Fatalf("%+v", cut)
 	}
 	var held int
@@ -216,7 +216,7 @@ func TestLongWorkAtATerminal(t *testing.T) {
 	cut = o.at(lab.OpenTerminal(t), fmt.Sprintf("%d/%d restored", partOfNumbers, len(numbers)), restore()...)
 	again := strings.Count(cut.stdout, "on the list again as number")
 	if cut.code != exitFailed || again == 0 || again >= len(numbers) || len(o.letters()) != again ||
-		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, the others are unchanged", again, len(numbers))) {
+		!strings.Contains(cut.stderr, fmt.Sprintf("certpost: interrupted: %d of %d restored, the others are unchanged; for the rest, give the numbers from %s on again", again, len(numbers), numbers[again])) {
 		t.Errorf("%d are on the list, %d were said to be: %+v", len(o.letters()), again, cut)
 	}
 	numbers = numbers[again:]

@@ -157,6 +157,14 @@ func (e Entry) HeldBack() bool {
 	return e.State == StateWaiting && e.Hold != nil && e.Failure != nil && e.Failure.Code == verdict.DeployHeld
 }
 
+// LastAct returns when the delivery was last tried or, if it never was, when it was cancelled.
+func (e Entry) LastAct() time.Time {
+	if e.Last.IsZero() && e.Cancel != nil {
+		return e.Cancel.At
+	}
+	return e.Last
+}
+
 // Untried reports whether the delivery waits for its first attempt, so that the ledger has no
 // entry of it.
 func (e Entry) Untried() bool {

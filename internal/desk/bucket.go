@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/certpost/certpost/internal/backoff"
@@ -84,23 +85,37 @@ const rewatchAfter = time.Minute
 // followBucket keeps holds and runs up to date until the context ends.
 func (d *Desk) followBucket(ctx context.Context) {
 	var wg sync.WaitGroup
+	var unread atomic.Int32
+	unread.Store(3)
+	whole := func() func() {
+		return sync.OnceFunc(func() {
+			if unread.Add(-1) == 0 {
+				d.bucketOnce.Do(func() { close(d.bucketRead) })
+			}
+		})
+	}
 	wg.Go(func() {
-		d.watch(ctx, "hold.", func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHold(e) })
+		d.watch(ctx, "hold.", whole(), func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHold(e) })
 	})
 	wg.Go(func() {
-		d.watch(ctx, handlingPrefix, func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHandling(e) })
+		d.watch(ctx, handlingPrefix, whole(), func(_ context.Context, _ *broker.DeskBucket, e broker.DeskEntry) { d.applyHandling(e) })
 	})
-	wg.Go(func() { d.watch(ctx, runPrefix, d.applyRun) })
+	wg.Go(func() { d.watch(ctx, runPrefix, whole(), d.applyRun) })
 	wg.Wait()
 }
 
-// watch follows the entries with a prefix until the context ends.
-func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Context, *broker.DeskBucket, broker.DeskEntry)) {
+// BucketRead returns a channel that is closed once the holds, runs and handlings were read. Lists
+// do not wait for them; a command that acts once and ends does.
+func (d *Desk) BucketRead() <-chan struct{} { return d.bucketRead }
+
+// watch follows the entries with a prefix until the context ends. whole is called each time all
+// present ones were reported.
+func (d *Desk) watch(ctx context.Context, prefix string, whole func(), hear func(context.Context, *broker.DeskBucket, broker.DeskEntry)) {
 	for ctx.Err() == nil {
 		bucket, err := d.b.Desk(ctx)
 		if err == nil {
 			trusted, cancel := context.WithTimeout(ctx, rewatchAfter)
-			err = d.watchOnce(trusted, bucket, prefix, func(e broker.DeskEntry) { hear(trusted, bucket, e) })
+			err = d.watchOnce(trusted, bucket, prefix, whole, func(e broker.DeskEntry) { hear(trusted, bucket, e) })
 			cancel()
 		}
 		if err != nil && ctx.Err() == nil {
@@ -112,7 +127,7 @@ func (d *Desk) watch(ctx context.Context, prefix string, hear func(context.Conte
 
 // watchOnce watches until the context ends. Once all present entries are reported, those
 // that were known and are not among them are reported as deleted.
-func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix string, hear func(broker.DeskEntry)) error {
+func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix string, whole func(), hear func(broker.DeskEntry)) error {
 	seen := map[string]bool{}
 	err := bucket.Watch(ctx, prefix, func(e broker.DeskEntry) {
 		if seen != nil {
@@ -126,6 +141,7 @@ func (d *Desk) watchOnce(ctx context.Context, bucket *broker.DeskBucket, prefix 
 			}
 		}
 		seen = nil
+		whole()
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // time for a new watch

@@ -15,6 +15,7 @@ type deliveries struct {
 	hash       hasher
 	limit      int
 	slots      []slot            // by revision; those without a state are empty
+	peaks      []uint32          // the newest last of the slots up to the end of each block
 	live       int               // slots that are not empty
 	places     map[uint64]uint64 // key, hashed -> revision
 	names      []uint32          // of all slots, one after the other
@@ -37,7 +38,7 @@ type slot struct {
 	revision                   uint64
 	key, event, serial, finger uint64 // hashed; the key is target and event
 	target                     uint32 // its number
-	last                       uint32 // attempt, Unix seconds
+	last                       uint32 // attempt, or the cancellation of one never tried, Unix seconds
 	names                      uint32 // where they begin
 	count                      uint8  // of names
 	state                      uint8
@@ -104,7 +105,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 	e := &c.Entry
 	s := slot{
 		revision: c.Revision, key: key, target: x.target(target), event: x.hash.of(token),
-		last: seconds(e.Last), state: slotState(e.State), names: uint32(len(x.names)),
+		last: seconds(e.LastAct()), state: slotState(e.State), names: uint32(len(x.names)),
 	}
 	cert := e.Certificate
 	if cert != nil {
@@ -119,6 +120,7 @@ func (x *deliveries) put(c *broker.LedgerChange) (f fact, pairs []uint64) {
 		s.to++
 	}
 	x.slots = append(x.slots, s)
+	x.notePeak(len(x.slots) - 1)
 	x.places[key] = s.revision
 	x.tally(&s, 1)
 	if dead := lastDead(e); !dead.IsZero() {
@@ -291,46 +293,10 @@ func (x *deliveries) compact() {
 		names = append(names, x.names[from:from+uint32(s.count)+uint32(s.to)]...)
 		slots = append(slots, s)
 	}
-	x.slots, x.names = slots, slices.Clip(names)
-}
-
-// search gives the revisions of a page, newest first, beginning behind the revision
-// after (0: with the newest), and how many fit in all.
-func (x *deliveries) search(q DeliveryQuery, after uint64, size int) (page []uint64, total int, next uint64) {
-	fits := x.matcher(q)
-	counted := -1
-	switch {
-	case q == DeliveryQuery{}:
-		counted = x.live
-	case q == DeliveryQuery{State: q.State}:
-		counted = x.states[slotState(q.State)]
-	case q == DeliveryQuery{Target: q.Target}:
-		counted = x.of(q.Target).live
+	x.slots, x.names, x.peaks = slots, slices.Clip(names), nil
+	for i := range x.slots {
+		x.notePeak(i)
 	}
-	for i := len(x.slots) - 1; i >= 0; i-- {
-		s := &x.slots[i]
-		if s.state == 0 || !fits(s) {
-			continue
-		}
-		total++
-		if after != 0 && s.revision >= after {
-			continue
-		}
-		if len(page) < size {
-			page = append(page, s.revision)
-		} else if next == 0 {
-			if next = s.revision + 1; size > 0 {
-				next = page[size-1]
-			}
-			if counted >= 0 {
-				break
-			}
-		}
-	}
-	if counted >= 0 {
-		total = counted
-	}
-	return page, total, next
 }
 
 // matcher makes a query ready for many slots.

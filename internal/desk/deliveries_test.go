@@ -1,6 +1,7 @@
 package desk
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -56,17 +57,22 @@ func TestSearchAgreesWithLookingAtAll(t *testing.T) {
 		{Name: "dept-3.example.com"}, {Name: "*.nowhere.org"}, {Serial: strings.ToUpper(one.Certificate.Serial[:2] + ":" + one.Certificate.Serial[2:])},
 		{Fingerprint: one.Certificate.Fingerprint}, {From: one.Last.Add(-time.Minute), To: one.Last.Add(time.Minute)},
 	} {
-		var want []uint64
+		var found []broker.LedgerChange
 		for _, c := range plain {
 			if plainlyDelivered(q, c.Entry) {
-				want = append(want, c.Revision)
+				found = append(found, c)
 			}
 		}
-		slices.Sort(want)
-		slices.Reverse(want)
+		slices.SortFunc(found, func(a, b broker.LedgerChange) int {
+			return cmp.Or(b.Entry.Last.Compare(a.Entry.Last), cmp.Compare(b.Revision, a.Revision))
+		})
+		var want []uint64
+		for _, c := range found {
+			want = append(want, c.Revision)
+		}
 		var got []uint64
 		for after := uint64(0); ; {
-			page, total, next := x.search(q, after, 37)
+			page, total, next := x.search(q, byLast, after, 37)
 			got = append(got, page...)
 			if total != len(want) {
 				t.Errorf("%+v: total %d, want %d", q, total, len(want))
@@ -103,6 +109,42 @@ func plainlyDelivered(q DeliveryQuery, e broker.Entry) bool {
 		(q.From.IsZero() || !e.Last.Before(q.From)) && (q.To.IsZero() || e.Last.Before(q.To))
 }
 
+// What was discarded long after its attempt, and what was cancelled without one, stand where their
+// last attempt, or their cancellation, belongs; also if the first rows are of another block of slots.
+func TestDeliveriesAreOrderedByTheirLastAct(t *testing.T) {
+	t.Parallel()
+	at := func(n int) time.Time { return time.Unix(1_800_000_000+int64(n), 0) }
+	x := newDeliveries(newHasher(), 1<<20)
+	add := func(id string, e broker.Entry) {
+		e.Target = "ops"
+		x.put(&broker.LedgerChange{Key: "ops." + id, Revision: x.next, Entry: e})
+	}
+	for n := range 3 * peakBlock {
+		add(fmt.Sprint("s", n), broker.Entry{State: broker.StateSent, Last: at(n)})
+	}
+	newest := 3*peakBlock - 1
+	add("cancelled", broker.Entry{State: broker.StateDead, Cancel: &broker.Cancel{At: at(newest - 1)}})
+	for n := range 100 {
+		add(fmt.Sprint("s", n), broker.Entry{State: broker.StateDiscarded, Last: at(n)})
+	}
+	var got []uint32
+	for after := uint64(0); len(got) < 9; {
+		page, total, next := x.search(DeliveryQuery{}, byLast, after, 3)
+		for _, revision := range page {
+			i, _ := x.find(revision)
+			got = append(got, x.slots[i].last)
+		}
+		if after = next; total != 3*peakBlock+1 || next == 0 {
+			t.Fatalf("%d in all, next %d", total, next)
+		}
+	}
+	for i, back := range []int{0, 1, 1, 2, 3, 4, 5, 6, 7} {
+		if want := uint32(at(newest - back).Unix()); got[i] != want {
+			t.Errorf("row %d is of %d, want %d", i, got[i], want)
+		}
+	}
+}
+
 // Beyond its limit the index keeps the newest entries, and counts those that it dropped.
 func TestDeliveriesAreBounded(t *testing.T) {
 	t.Parallel()
@@ -111,7 +153,7 @@ func TestDeliveriesAreBounded(t *testing.T) {
 		c := someEntry(n, broker.StateSent)
 		x.put(&c)
 	}
-	page, total, _ := x.search(DeliveryQuery{}, 0, 10)
+	page, total, _ := x.search(DeliveryQuery{}, byLast, 0, 10)
 	if total > 1000 || total < 900 || x.dropped+total != 5000 || page[0] != 5000 || len(x.places) != total || len(x.slots) > 3*total+4097 {
 		t.Errorf("%d entries, %d dropped, %d slots, %d places", total, x.dropped, len(x.slots), len(x.places))
 	}
@@ -136,7 +178,7 @@ func BenchmarkSearchDeliveries(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				x.search(q, 0, 50)
+				x.search(q, byLast, 0, 50)
 			}
 		})
 	}

@@ -55,13 +55,15 @@ type Desk struct {
 	// ledgerWhole says that the whole ledger was read once.
 	ledgerWhole bool
 
-	ready     chan struct{}           // closed with read
-	pokes     chan struct{}           // wake workOnRuns
-	looks     chan chan struct{}      // each is closed after the look that it asks for
-	ledger    chan broker.StreamState // the newest state, for followLedger
-	listeners listeners
-	shown     shown
-	pace      pace
+	ready      chan struct{}           // closed with read
+	bucketRead chan struct{}           // see BucketRead
+	bucketOnce sync.Once               // closes bucketRead
+	pokes      chan struct{}           // wake workOnRuns
+	looks      chan chan struct{}      // each is closed after the look that it asks for
+	ledger     chan broker.StreamState // the newest state, for followLedger
+	listeners  listeners
+	shown      shown
+	pace       pace
 }
 
 // pace is intervals and time limits; tests shorten them.
@@ -82,7 +84,7 @@ func New(b *broker.Broker, deliverer Deliverer, log zerolog.Logger) *Desk {
 	d := &Desk{
 		b: b, deliverer: deliverer, log: log, itself: broker.Actor{Name: "certpost@" + host, Via: broker.ViaItself},
 		worker: fmt.Sprintf("%s/%d/%s", host, os.Getpid(), events.NewID()),
-		ready:  make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1),
+		ready:  make(chan struct{}), bucketRead: make(chan struct{}), looks: make(chan chan struct{}), pokes: make(chan struct{}, 1), ledger: make(chan broker.StreamState, 1),
 		pace: pace{look: 500 * time.Millisecond, start: 15 * time.Second, grace: 3 * time.Second, mismatch: 5 * time.Second, lease: 10 * time.Second,
 			patience: 15 * time.Minute, trouble: time.Minute, orphan: 10 * time.Minute},
 	}

@@ -143,8 +143,8 @@ func (x *deliveries) sentSince(key uint64, at int64) bool {
 	return ok && x.slots[i].state == slotSent && int64(x.slots[i].last) >= at/int64(time.Second)
 }
 
-// Deliveries returns a page of the deliveries that match, of the ledger's entries newest
-// first, of those before the revision after (0: from the newest). The first page begins with those
+// Deliveries returns a page of the deliveries that match, of the ledger's entries by
+// their last attempt, newest first, of those behind the one with the revision after (0: from the newest). The first page begins with those
 // that wait for their first attempt, which the ledger does not have.
 func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, error) {
 	size = pageSize(size)
@@ -173,7 +173,7 @@ func (d *Desk) Deliveries(ctx context.Context, q DeliveryQuery, after uint64, si
 func (d *Desk) deliveriesPage(ctx context.Context, q DeliveryQuery, after uint64, size int) (DeliveryListing, []broker.LedgerChange, error) {
 	d.mu.RLock()
 	x := d.deliveries
-	page, total, next := x.search(q, after, size)
+	page, total, next := x.search(q, byLast, after, size)
 	out := DeliveryListing{Entries: []broker.Entry{}, Total: total, Next: next, Read: uint64(x.live), Of: x.entries}
 	if !x.reading() && x.dropped == 0 {
 		out.Of = out.Read // the stream also counts markers of removed entries

@@ -56,7 +56,7 @@ func (d *Desk) untried(ctx context.Context, q DeliveryQuery, size int) (out untr
 		x.put(&broker.LedgerChange{Key: key, Revision: w.Entry.Sequence, Entry: w.Entry})
 		entries[w.Entry.Sequence] = w.Entry
 	}
-	page, total, _ := x.search(q, 0, size)
+	page, total, _ := x.search(q, byRevision, 0, size)
 	for _, sequence := range page {
 		out.entries = append(out.entries, entries[sequence])
 	}

@@ -18,10 +18,10 @@ func TestUntriedDeliveriesFillAPage(t *testing.T) {
 		x.put(&broker.LedgerChange{Key: fmt.Sprintf("ops.e%d", i), Revision: i, Entry: broker.Entry{Target: "ops", State: broker.StateSent, Certificate: &verdict.Certificate{}}})
 	}
 	for _, size := range []int{0, 1, 3, 5, 9} { // what untried deliveries leave of the first page
-		page, total, next := x.search(DeliveryQuery{}, 0, size)
+		page, total, next := x.search(DeliveryQuery{}, byLast, 0, size)
 		seen := page
 		for next != 0 {
-			page, _, next = x.search(DeliveryQuery{}, next, 2)
+			page, _, next = x.search(DeliveryQuery{}, byLast, next, 2)
 			seen = append(seen, page...)
 		}
 		if total != 5 || fmt.Sprint(seen) != "[5 4 3 2 1]" {

@@ -36,7 +36,7 @@ func (d *Desk) waiting(ctx context.Context, q DeliveryQuery, before uint64, size
 		x.put(&broker.LedgerChange{Key: broker.LedgerKey(e.Target, events.Token(e.Event)), Revision: e.Sequence, Entry: e})
 		entries[e.Sequence] = e
 	}
-	page, _, _ := x.search(q, 0, size+1)
+	page, _, _ := x.search(q, byRevision, 0, size+1)
 	if len(page) > size {
 		page = page[:size]
 		next, older = page[size-1], older+1
