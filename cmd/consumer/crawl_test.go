@@ -52,7 +52,8 @@ func crawl(t *testing.T, address string) string {
 		c.routes.Handle(route.Pattern, http.NotFoundHandler())
 	}
 	c.open("/")
-	c.open("/deliveries/confirm?action=cancel&all=yes") // linked if something waits
+	c.open("/deliveries/confirm?action=cancel&all=yes")         // linked if something waits
+	c.open("/deliveries/resend?state=sent&target=keys&all=yes") // from the boxes of the list
 	for _, route := range guard.Routes() {
 		method, path, _ := strings.Cut(route.Pattern, " ")
 		looks := method == http.MethodGet && path != "/events" && route.Kind == access.Page || strings.HasSuffix(path, "/preflight") || strings.HasSuffix(path, "/check") || strings.HasSuffix(path, "/edit")

@@ -183,13 +183,17 @@ func (b *Broker) Backlog(ctx context.Context) (Backlog, error) {
 		return out, fmt.Errorf("stream %s: %w", EventsStream, err)
 	}
 	c, err := events.Consumer(ctx, FanoutConsumer)
-	if err != nil {
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound): // the process that makes it has just started
+		out.Events = events.CachedInfo().State.Msgs
+	case err != nil:
 		return out, fmt.Errorf("consumer %s: %w", FanoutConsumer, err)
-	}
-	info := c.CachedInfo()
-	out.Events = uint64(info.NumAckPending)
-	if last := events.CachedInfo().State.LastSeq; last > info.Delivered.Stream {
-		out.Events += last - info.Delivered.Stream
+	default:
+		info := c.CachedInfo()
+		out.Events = uint64(info.NumAckPending)
+		if last := events.CachedInfo().State.LastSeq; last > info.Delivered.Stream {
+			out.Events += last - info.Delivered.Stream
+		}
 	}
 	// In this order: deliveries are counted even if the stream of dead letters is missing.
 	deliveries, err := b.js.Stream(ctx, DeliveriesStream)
