@@ -7,9 +7,6 @@ import "testing"
 func TestBacklogBeforeTheFirstConsumer(t *testing.T) {
 	t.Parallel()
 	b, _ := openLedgerForTest(t)
-	if err := b.EnsureTopology(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	for range 2 {
 		if _, err := b.js.Publish(t.Context(), EventSubject, []byte("{}")); err != nil {
 			t.Fatal(err)
