@@ -90,7 +90,7 @@ func newRunView(run desk.Run, results []desk.RunResult) runView {
 	count := run.Spec.Frozen.Count
 	v := runView{Run: run, Address: replaysPath + "/" + url.PathEscape(run.ID), Results: results, Chips: chips(run.Spec.Frozen.Query), Live: run.Ended.IsZero(),
 		Left:  max(0, count-run.Published-run.Gone-run.Failed),
-		Under: max(0, run.Published-run.Delivered-run.DeadAgain),
+		Under: run.UnderWay(),
 	}
 	if count > 0 {
 		v.Bar = bar{100 * (run.Delivered + run.Gone) / count, 100 * (run.DeadAgain + run.Failed) / count, 100 * v.Under / count}

@@ -37,6 +37,7 @@ type run struct {
 	numbers  []uint64  // of its letters, sorted; nil until they are read
 	chosen   time.Time // when the numbers were stored, by the server's clock
 	tracker  *tracker  // while it is unfinished
+	late     *tracker  // once it has ended, until the letters that were under way then have results; nil: all have
 }
 
 // runRecord is the value of run.<id>.
@@ -69,10 +70,11 @@ func (x *runs) of(number uint64) *run {
 	return nil
 }
 
-// each yields the unfinished runs that are tracked.
-func (x *runs) each(yield func(*run) bool) {
+// each yields the trackers of all runs that are tracked: the unfinished ones, and those that
+// ended with letters under way.
+func (x *runs) each(yield func(*tracker) bool) {
 	for _, r := range x.all {
-		if r.tracker != nil && !yield(r) {
+		if t := r.tracking(); t != nil && !yield(t) {
 			return
 		}
 	}
@@ -206,7 +208,7 @@ func (d *Desk) applyRun(ctx context.Context, bucket *broker.DeskBucket, e broker
 	}
 	d.mu.RLock()
 	known := d.runs.all[id]
-	needed := !e.Deleted && record.State.unfinished() && (known == nil || known.numbers == nil)
+	needed := !e.Deleted && (record.State.unfinished() || record.UnderWay() > 0) && (known == nil || known.numbers == nil)
 	d.mu.RUnlock()
 	var numbers []uint64
 	var chosen time.Time
@@ -224,6 +226,7 @@ func (d *Desk) applyRun(ctx context.Context, bucket *broker.DeskBucket, e broker
 	if e.Deleted {
 		if known != nil {
 			d.endTracking(known)
+			known.late = nil
 			delete(d.runs.all, id)
 		}
 		return
@@ -248,6 +251,7 @@ func (d *Desk) applyRun(ctx context.Context, bucket *broker.DeskBucket, e broker
 		d.beginTracking(r)
 	case !unfinished:
 		d.endTracking(r)
+		d.trackLate(r)
 	}
 }
 
@@ -265,7 +269,8 @@ func (d *Desk) beginTracking(r *run) {
 	}
 }
 
-// endTracking drops the tracker, and unmarks the letters of the run. The lock is held.
+// endTracking ends the work on the run: it unmarks its letters, and its tracker only waits for
+// results. The lock is held.
 func (d *Desk) endTracking(r *run) {
 	if r.tracker == nil {
 		return
@@ -275,7 +280,7 @@ func (d *Desk) endTracking(r *run) {
 			l.run = nil
 		}
 	}
-	r.tracker, r.numbers = nil, nil
+	r.tracker, r.late = nil, r.tracker
 }
 
 // readSet reads the numbers of a run's letters, and when they were stored.

@@ -293,6 +293,9 @@ type Run struct {
 	Worker    string `json:"worker,omitempty"` // the process that works on it
 }
 
+// UnderWay is how many of the published letters have no result yet.
+func (r *Run) UnderWay() int { return max(0, r.Published-r.Delivered-r.DeadAgain) }
+
 // RunResult is the result of one letter of a run.
 type RunResult struct {
 	Number uint64    `json:"number"`

@@ -138,6 +138,8 @@ func (f *follower) look(ctx context.Context) error {
 		for _, r := range f.runs.all {
 			if r.record.State.unfinished() {
 				f.beginTracking(r)
+			} else {
+				f.trackLate(r)
 			}
 		}
 		change.Letters, change.Audit = true, true
@@ -315,8 +317,8 @@ func (f *follower) readAudit(ctx context.Context) (n int, err error) {
 // applyRecord applies one audit record. The lock is held.
 func (f *follower) applyRecord(r *broker.AuditRecord) {
 	f.history.put(r)
-	for run := range f.runs.each {
-		f.trackRecord(run.tracker, r, causeOf(r))
+	for t := range f.runs.each {
+		f.trackRecord(t, r, causeOf(r))
 	}
 	if f.ofEarlierStream(r) {
 		return

@@ -140,8 +140,8 @@ func (d *Desk) Runs(q RunQuery) []Run {
 // run.
 func (r *run) view() Run {
 	out := r.record.Run
-	if r.tracker != nil {
-		r.tracker.count(&out)
+	if t := r.tracking(); t != nil {
+		t.count(&out)
 	}
 	return out
 }
@@ -168,7 +168,7 @@ func (d *Desk) RunOf(id string) (Run, error) {
 func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (page []RunResult, next uint64, err error) {
 	d.mu.RLock()
 	r := d.runs.all[id]
-	known := r != nil && r.tracker != nil
+	known := r != nil && r.tracking() != nil
 	d.mu.RUnlock()
 	if r == nil {
 		return nil, 0, noRun(id)
@@ -185,7 +185,7 @@ func (d *Desk) Results(ctx context.Context, id string, after uint64, size int) (
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	t := r.tracker
+	t := r.tracking()
 	if t == nil { // it has ended: its results are computed again
 		t = d.track(&run{id: id, record: r.record, numbers: numbers})
 	}
@@ -301,8 +301,8 @@ func (d *Desk) changeState(ctx context.Context, by broker.Actor, id, reason stri
 func (d *Desk) recount(id string, r *Run) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if known := d.runs.all[id]; known != nil && known.tracker != nil {
-		known.tracker.count(r)
+	if known := d.runs.all[id]; known != nil && known.tracking() != nil {
+		known.tracking().count(r)
 	}
 }
 

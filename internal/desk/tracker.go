@@ -234,12 +234,12 @@ func (t *tracker) died(m *member, l *letter) {
 
 // letterAdded tells the trackers of a new letter. The lock is held.
 func (x *runs) letterAdded(key uint64, l *letter) {
-	for r := range x.each {
-		if m := r.tracker.find(l.number); m != nil && m.event == "" { // the run was read before the letter
-			r.tracker.setDelivery(m, key, l.target.Value(), l.event, l.group.fingerprint)
+	for t := range x.each {
+		if m := t.find(l.number); m != nil && m.event == "" { // the run was read before the letter
+			t.setDelivery(m, key, l.target.Value(), l.event, l.group.fingerprint)
 		}
-		if m := r.tracker.byKey[key]; m != nil && m.number < l.number {
-			r.tracker.died(m, l)
+		if m := t.byKey[key]; m != nil && m.number < l.number {
+			t.died(m, l)
 		}
 	}
 }
@@ -249,9 +249,9 @@ func (x *runs) entryChanged(key uint64, sent bool) {
 	if !sent {
 		return
 	}
-	for r := range x.each {
-		if m := r.tracker.byKey[key]; m != nil {
-			r.tracker.arrived(m)
+	for t := range x.each {
+		if m := t.byKey[key]; m != nil {
+			t.arrived(m)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 	mine := map[string]chan struct{}{}
 	tick := time.NewTicker(workInterval)
 	defer tick.Stop()
-	swept := time.Time{}
+	var swept, settled time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,6 +69,10 @@ func (d *Desk) workOnRuns(ctx context.Context) {
 			done := make(chan struct{})
 			mine[id] = done
 			wg.Go(func() { defer close(done); w.work(ctx) })
+		}
+		if time.Since(settled) > settleInterval {
+			settled = time.Now()
+			d.settleLate(ctx)
 		}
 		if time.Since(swept) > d.pace.orphan {
 			swept = time.Now()
