@@ -246,6 +246,14 @@ func (c *lettersShowCmd) Run(a *app) error {
 	return a.printLetter(&d)
 }
 
+// owedLabel is the label of the recipients of which it is not known that they have the mail.
+func owedLabel(maybe bool) string {
+	if maybe {
+		return "May have it"
+	}
+	return "Not sent to"
+}
+
 // redirectedTo says where the replay of a letter for a former id goes, "" if its target has no other id.
 func redirectedTo(target string) string {
 	if target == "" {
@@ -259,7 +267,7 @@ func (a *app) printLetter(d *desk.WholeLetter) error {
 		{"Number", fmt.Sprint(d.Sequence)}, {"Time", when(d.Time)}, {"Event", d.DeadLetter.Event},
 		{"Target", d.Target}, {"Replay", redirectedTo(d.RedirectedTo)}, {"Lane", d.Lane}, {"Code", string(d.Code) + " (" + string(d.Class) + ")"},
 		{"Phase", string(d.Phase)}, {"Reason", d.Reason}, {"Reply", reply(d.ReplyCode, d.EnhancedCode, d.Reply)},
-		{"Sent?", cmp.Or(d.Reach, sentText(d.Certainty))}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Has the mail", strings.Join(d.Has, ", ")}, {"Not sent to", strings.Join(d.Recipients, ", ")},
+		{"Sent?", cmp.Or(d.Reach, sentText(d.Certainty))}, {"Rollback", string(d.Rollback)}, {"Message-ID", d.MessageID}, {"Has the mail", strings.Join(d.Has, ", ")}, {owedLabel(d.Certainty == verdict.MaybeSent), strings.Join(d.Recipients, ", ")},
 		{"Attempts", number(d.Attempts)}, {"Failed replays", number(d.FailedReplays)}, {"First attempt", when(d.First)}, {"Last attempt", when(d.Last)},
 		{"Generation", number(d.Generation)}, {"Secrets used", d.Secrets},
 		{"Published on", d.EventSubject},

@@ -234,12 +234,20 @@ func sinceReplay(e broker.Entry) string {
 	return fmt.Sprint(e.Attempts)
 }
 
+// lacking returns the recipients of which it is not known that they have the mail.
+func lacking(e *broker.Entry) []string {
+	if e.Uncertain {
+		return e.MaybeHave()
+	}
+	return e.Missing()
+}
+
 // deliveryFields returns the fields of a ledger entry, as text.
 func deliveryFields(e broker.Entry) [][2]string {
 	fields := [][2]string{
 		{"Event", e.Event}, {"Target", e.Target}, {"Lane", e.Lane}, {"State", e.StateWord()},
 		{"Attempts", number(e.AllAttempts())}, {"Since the replay", sinceReplay(e)}, {"Failed replays", number(e.FailedReplays)}, {"First attempt", when(e.FirstOfAll())}, {"Last attempt", when(e.Last)},
-		{"Has the mail", strings.Join(e.Accepted, ", ")}, {"Not sent to", strings.Join(e.Missing(), ", ")}, {"Reach", desk.Reach(&e)},
+		{"Has the mail", strings.Join(e.Accepted, ", ")}, {owedLabel(e.Uncertain), strings.Join(lacking(&e), ", ")}, {"Reach", desk.Reach(&e)},
 		{"Possible duplicates", number(e.PossibleDuplicates)},
 	}
 	for _, r := range e.Refused {
@@ -374,12 +382,19 @@ func (c *deliveriesWhoCmd) Run(a *app) error {
 	return printList(a, c.Output, all, "no certificate with this name was sent", whoHead, func(h desk.Handover, _ bool) []string { return whoRow(h) }, desk.WhoTable)
 }
 
-var whoHead = []string{"TIME", "RECIPIENTS", "KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}
+var whoHead = []string{"TIME", "RECIPIENTS", "SENT?", "KEY", "FILES", "CERTIFICATE", "SERIAL", "TARGET", "EVENT", "PROOF"}
 
 func whoRow(h desk.Handover) []string {
 	key := keyText(h.PrivateKey)
 	if key == "" {
 		key = "not recorded"
 	}
-	return []string{when(h.At), strings.Join(h.Recipients, ", "), key, strings.Join(h.Files, ", "), h.Name, h.Serial, h.Target, h.Event, string(h.Proof)}
+	to, sent := strings.Join(h.Recipients, ", "), string(h.Certainty)
+	if h.Certainty == verdict.MaybeSent {
+		sent = desk.SentWord(h.Certainty)
+	}
+	if to == "" {
+		to = "the target's recipients"
+	}
+	return []string{when(h.At), to, sent, key, strings.Join(h.Files, ", "), h.Name, h.Serial, h.Target, h.Event, string(h.Proof)}
 }

@@ -75,6 +75,8 @@ type Entry struct {
 	// PossibleDuplicates counts the mails sent in spite of it.
 	Uncertain          bool `json:"uncertain,omitempty"`
 	PossibleDuplicates int  `json:"possible_duplicates,omitempty"`
+	// MayHave are the recipients of the mail of an Uncertain delivery that became a dead letter.
+	MayHave []string `json:"may_have,omitempty"`
 	// Consented says that this generation began with the replay of a dead letter that is
 	// Uncertain: the operator wants the mail sent in spite of that, however many attempts
 	// it takes. A new unknown outcome ends it.
@@ -203,6 +205,9 @@ func (e *Entry) Learn(receipt *verdict.Receipt, failure *verdict.Failure) {
 		e.supersede()
 		// Recipients that this mail did not reach may have an earlier one.
 		e.Receipt, e.Uncertain = receipt, e.Uncertain && failure != nil
+		if !e.Uncertain {
+			e.MayHave = nil
+		}
 		if receipt.Certificate != nil {
 			e.Certificate = receipt.Certificate
 		}
@@ -256,6 +261,18 @@ func (e *Entry) Missing() []string {
 		missing = union(missing, []string{r.Recipient})
 	}
 	return missing
+}
+
+// MaybeHave returns the recipients that may have the mail of an Uncertain delivery; none: it is not
+// recorded which of the target's. A refused recipient never gets it.
+func (e *Entry) MaybeHave() []string {
+	all := e.MayHave
+	if len(all) == 0 {
+		all = e.Owed
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(r string) bool {
+		return slices.ContainsFunc(e.Refused, func(refusal verdict.Refusal) bool { return refusal.Recipient == r })
+	})
 }
 
 // Try is a failed attempt, kept for comparison with others. Attempts that failed because no

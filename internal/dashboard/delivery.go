@@ -217,7 +217,11 @@ func recipients(e *broker.Entry) (all []recipient) {
 	for _, no := range e.Refused {
 		all = append(all, recipient{no.Recipient, "bad", "refused permanently", replyText(no.ReplyCode, no.EnhancedCode, no.Reply)})
 	}
-	for _, owed := range e.Owed {
+	owing := e.Owed
+	if e.Uncertain && len(owing) == 0 {
+		owing = e.MaybeHave()
+	}
+	for _, owed := range owing {
 		if slices.ContainsFunc(e.Refused, func(no verdict.Refusal) bool { return no.Recipient == owed }) {
 			continue // a dead letter lists refused recipients as owed as well
 		}

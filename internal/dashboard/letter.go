@@ -16,19 +16,20 @@ import (
 // letterView is one letter: what happened, what to fix, and the possible actions.
 type letterView struct {
 	desk.Detail
-	Title    string  // www.example.com to partner
-	Says     string  // what happened
-	Phases   []phase // shown when no attempt with its own phases is kept
-	Timeline []moment
-	Attempts attemptsView
-	Event    eventView
-	Actions  []action
-	Ahead    *verdict.Preflight // of a preflight; nil if there was none
-	Group    string             // the address of its group
-	Ledger   string             // the address of its delivery
-	Now      uint64             // the letter as which it was restored, 0 for none
-	Editable bool
-	Undo     bool // it was discarded by the request before: offer to restore it
+	Title      string  // www.example.com to partner
+	Says       string  // what happened
+	Phases     []phase // shown when no attempt with its own phases is kept
+	Timeline   []moment
+	Attempts   attemptsView
+	Event      eventView
+	Actions    []action
+	Ahead      *verdict.Preflight // of a preflight; nil if there was none
+	Group      string             // the address of its group
+	Ledger     string             // the address of its delivery
+	TargetPage string             // the address of its target; "" if that is not defined
+	Now        uint64             // the letter as which it was restored, 0 for none
+	Editable   bool
+	Undo       bool // it was discarded by the request before: offer to restore it
 }
 
 func (p *pages) letter(r *request) (view, error) { return p.letterWith(r, nil) }
@@ -42,6 +43,9 @@ func (p *pages) letterWith(r *request, change func(*letterView)) (view, error) {
 	}
 	v := newLetterView(d, r.now)
 	v.Editable = p.desk.Editable(d)
+	if p.defined(d.Target) != nil {
+		v.TargetPage = targetAddress(d.Target)
+	}
 	v.Undo = d.Status == desk.Discarded && v.Now == 0 && r.URL.Query().Get(doneKey) == "discarded"
 	if change != nil {
 		change(&v)

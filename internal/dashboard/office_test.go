@@ -53,6 +53,8 @@ type officeConfig struct {
 	listen string // address of NATS, for tests that publish without the broker
 	// targets are more of them, made by officeTarget.
 	targets string
+	// asks makes a mail of unknown outcome a dead letter.
+	asks bool
 }
 
 // officeTarget is a target at the office's relay.
@@ -90,7 +92,7 @@ func openOffice(t testing.TB, c officeConfig) *office {
 	o.broker, err = broker.Open(broker.Config{DataDir: o.dataDir, Listen: c.listen, SyncInterval: "2m"}, log)
 	must(t, err)
 	runner := queue.NewRunner(o.broker, courier, queue.Settings{Concurrency: 4, RetryInitial: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, RetryMultiplier: 2,
-		GiveUpAfter: time.Hour, Grace: 5 * time.Second}, queue.NewMetrics(prometheus.NewRegistry()))
+		GiveUpAfter: time.Hour, Grace: 5 * time.Second, DeadLetterUnknown: c.asks}, queue.NewMetrics(prometheus.NewRegistry()))
 
 	o.desk = desk.New(o.broker, courier.Inspector(), log)
 	o.desk.AllowEdits(c.edit)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/certpost/certpost/internal/desk"
+	"github.com/certpost/certpost/internal/devrelay"
 )
 
 // A mail that one of two recipients has is "sent to 1 of 2" at page and ledger, by name; once the
@@ -33,6 +34,46 @@ func TestPartlySent(t *testing.T) {
 	for _, text := range []string{"Not delivered to", "sent to 1 of 2", "sent to some"} {
 		if strings.Contains(textOf(after.doc), text) {
 			t.Errorf("after the replay the page says %q", text)
+		}
+	}
+}
+
+// A mail of unknown outcome: its recipients may have it, at every page and by name, also where the
+// question is who got the key.
+func TestMaybeSent(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{asks: true})
+	must(t, o.relay.SetRules([]devrelay.Rule{{Stage: devrelay.StageData, Recipient: "ops@example.com", Disconnect: true}}))
+	o.publish("lost", "lost.example.com", "ops")
+	o.until("the letter is there", func() bool { return o.desk.Balance().Open == 1 })
+	v := o.visitor()
+	letter := v.opens("/dead-letters/1").says("The mail may have been sent", "May have it ops@example.com")
+	if strings.Contains(textOf(letter.doc), "Not delivered to") {
+		t.Error("the letter says that the mail was not delivered, which is not known")
+	}
+	v.opens("/deliveries/ops/lost").says("ops@example.com may have been sent", "it is unknown who has the mail")
+	const who = "/deliveries/who?name=lost.example.com&key=yes"
+	v.opens(who).says("ops@example.com may have been sent", "not recorded")
+	if csv := v.do("GET", "/deliveries/who.csv?name=lost.example.com", "").is(200).body; !strings.Contains(csv, "ops@example.com") || !strings.Contains(csv, "may-have-been-sent") {
+		t.Errorf("the CSV has %q", csv)
+	}
+	letter.send("Discard", "reason", "it is at the relay").is(200)
+	o.until("it is listed also after the discard", func() bool {
+		return o.desk.Balance().Ended[desk.Discarded] == 1 && strings.Contains(textOf(v.opens(who).doc), "ops@example.com may have been sent")
+	})
+}
+
+// The page of a letter for a target that is not defined says so, and does not link to a page that
+// there is not.
+func TestLetterOfAnUnknownTarget(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.publish("typo", "a.example.com", "a/b")
+	o.until("the letter is there", func() bool { return o.desk.Balance().Open == 1 })
+	page := o.visitor().opens("/dead-letters/1").says("Target a/b , not defined")
+	for _, a := range all(page.doc, "a") {
+		if to := attr(a, "href"); strings.HasPrefix(to, "/targets/") {
+			t.Errorf("it links to %s", to)
 		}
 	}
 }

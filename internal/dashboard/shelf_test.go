@@ -116,7 +116,7 @@ func shelves(text string) map[string]view {
 		"who": {template: "who", title: "Who", data: whoView{Name: "www.example.com" + text, Key: true, Reading: true, Pager: pager{"/deliveries/who", "/deliveries/who?after=7"}, Commands: []command{{"certpost", shellLine("certpost", "deliveries", "who", "--name", text)}},
 			List: []handoverRow{{spoil(desk.Handover{At: noon, Recipients: []string{"ops@example.com"}, PrivateKey: verdict.KeyClear, Payload: "pem_and_key", Files: []string{"www.pem"}, Target: "ops", Event: "e", Name: "www.example.com", Serial: "1f", Relay: "relay:25"}, text), "/deliveries/ops/e"},
 				{desk.Handover{At: noon, PrivateKey: verdict.KeyEncrypted, Proof: broker.ProofSigned, NotShown: 2}, "/deliveries/ops/f"}, {desk.Handover{At: noon, PrivateKey: verdict.KeyNone, Proof: broker.ProofBroken}, "/deliveries/ops/g"},
-				{desk.Handover{At: noon, Proof: broker.ProofUnsigned}, "/deliveries/ops/h"}}}},
+				{desk.Handover{At: noon, Proof: broker.ProofUnsigned}, "/deliveries/ops/h"}, {desk.Handover{At: noon, Certainty: verdict.MaybeSent, Recipients: []string{"may@example.com"}}, "/deliveries/ops/i"}}}},
 		"who, none":         {template: "who", title: "Who", data: whoView{Name: "www.example.com"}},
 		"who, empty":        {template: "who", title: "Who", data: whoView{}},
 		"deliveries, empty": {template: "deliveries", title: "Deliveries", data: deliveriesView{}},

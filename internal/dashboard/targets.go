@@ -84,20 +84,29 @@ func (p *pages) target(r *request) (view, error) {
 }
 
 func (p *pages) targetOf(r *request) (targetView, error) {
-	all := p.desk.Targets()
 	id := r.PathValue("id")
+	t := p.defined(id)
+	if t == nil {
+		return targetView{}, desk.ErrNotFound
+	}
+	v := newTarget(*t)
+	if id != v.ID {
+		v.Asked = id
+	}
+	return v, nil
+}
+
+// defined returns the target with an id, or a former id; nil if there is none.
+func (p *pages) defined(id string) *desk.TargetResult {
+	all := p.desk.Targets()
 	i := slices.IndexFunc(all, func(t desk.TargetResult) bool { return t.ID == id })
 	if i < 0 {
 		i = slices.IndexFunc(all, func(t desk.TargetResult) bool { return slices.Contains(t.FormerIDs, id) })
 	}
 	if i < 0 {
-		return targetView{}, desk.ErrNotFound
+		return nil
 	}
-	v := newTarget(all[i])
-	if id != v.ID {
-		v.Asked = id
-	}
-	return v, nil
+	return &all[i]
 }
 
 func newTarget(t desk.TargetResult) targetView {

@@ -100,10 +100,10 @@ var DeliveryTable = Table[broker.Entry]{
 // WhoTable is the table of handovers: who got which certificate, and whether with its key.
 var WhoTable = Table[Handover]{
 	Name:    "who",
-	Columns: []string{"at", "recipients", "private_key", "payload", "files", "name", "serial", "sha256", "target", "definition", "event", "relay", "message_id", "proof", "earlier_not_shown"},
+	Columns: []string{"at", "recipients", "private_key", "payload", "files", "name", "serial", "sha256", "target", "definition", "event", "relay", "message_id", "proof", "earlier_not_shown", "certainty"},
 	Cells: func(h Handover) []string {
 		return []string{stamp(h.At), strings.Join(h.Recipients, " "), string(h.PrivateKey), h.Payload, strings.Join(h.Files, " "), h.Name, h.Serial, h.SHA256, h.Target,
-			h.Definition, h.Event, h.Relay, h.MessageID, string(h.Proof), some(uint64(h.NotShown))}
+			h.Definition, h.Event, h.Relay, h.MessageID, string(h.Proof), some(uint64(h.NotShown)), string(h.Certainty)}
 	},
 }
 

@@ -18,11 +18,15 @@ type WhoQuery struct {
 	Since time.Time
 }
 
-// Handover is one mail that a relay accepted: what went out, when, and to whom.
+// Handover is one mail that a relay accepted, or may have: what went out, when, and to whom.
 type Handover struct {
-	At         time.Time        `json:"at,omitzero"` // the relay's reply; of older receipts that of the last attempt
+	At time.Time `json:"at,omitzero"` // the relay's reply; of older receipts that of the last attempt; without a reply the attempt
+	// Certainty is Accepted, or MaybeSent: the outcome is not known, so there is no receipt, and what
+	// was in the mail is not recorded.
+	Certainty verdict.Certainty `json:"certainty"`
+	// Recipients have the mail, or may have it; empty: all of the target's may.
 	Recipients []string         `json:"recipients"`
-	PrivateKey verdict.KeySent  `json:"private_key,omitempty"` // "": a version that did not record it
+	PrivateKey verdict.KeySent  `json:"private_key,omitempty"` // "": not recorded
 	Payload    string           `json:"payload,omitempty"`
 	Files      []string         `json:"files,omitempty"`
 	Target     string           `json:"target"`
@@ -58,27 +62,27 @@ func (d *Desk) Who(ctx context.Context, q WhoQuery, after uint64, size int) (Who
 	}
 	out.Next, out.Read, out.Of = listing.Next, listing.Read, listing.Of
 	for i := range entries {
-		out.Handovers = append(out.Handovers, slices.DeleteFunc(handovers(&entries[i], q.Key), func(h Handover) bool { return h.At.Before(q.Since) })...)
+		out.Handovers = append(out.Handovers, slices.DeleteFunc(d.handovers(&entries[i], q.Key), func(h Handover) bool { return h.At.Before(q.Since) })...)
 	}
 	return out, nil
 }
 
 // handovers returns the mails of one delivery, the newest first.
-func handovers(c *broker.LedgerChange, key bool) (all []Handover) {
+func (d *Desk) handovers(c *broker.LedgerChange, key bool) (all []Handover) {
 	e := &c.Entry
+	if e.Uncertain {
+		all = append(all, d.possible(c))
+	}
 	receipts := e.Receipts()
 	for i := len(receipts) - 1; i >= 0; i-- {
 		r := &receipts[i]
 		if key && r.PrivateKey == verdict.KeyNone {
 			continue
 		}
-		h := Handover{At: r.At, Recipients: r.Recipients, PrivateKey: r.PrivateKey, Payload: r.Payload, Files: r.Files, Target: e.Target, Definition: r.Definition,
-			Event: e.Event, Relay: r.Relay, MessageID: r.MessageID, Proof: c.Proof}
+		h := handover(c, verdict.Accepted)
+		h.At, h.Recipients, h.PrivateKey, h.Payload, h.Files, h.Definition, h.Relay, h.MessageID = r.At, r.Recipients, r.PrivateKey, r.Payload, r.Files, r.Definition, r.Relay, r.MessageID
 		if h.At.IsZero() {
 			h.At = e.Last
-		}
-		if cert := e.Certificate; cert != nil {
-			h.Name, h.Serial, h.SHA256 = cert.Name(), cert.Serial, cert.Fingerprint
 		}
 		if i == 0 {
 			h.NotShown = e.EarlierDropped
@@ -86,4 +90,36 @@ func handovers(c *broker.LedgerChange, key bool) (all []Handover) {
 		all = append(all, h)
 	}
 	return all
+}
+
+// handover returns what all mails of a delivery have in common.
+func handover(c *broker.LedgerChange, certainty verdict.Certainty) Handover {
+	e := &c.Entry
+	h := Handover{Certainty: certainty, Target: e.Target, Event: e.Event, Proof: c.Proof}
+	if cert := e.Certificate; cert != nil {
+		h.Name, h.Serial, h.SHA256 = cert.Name(), cert.Serial, cert.Fingerprint
+	}
+	return h
+}
+
+// possible returns the mail of a delivery whose outcome is not known. It is listed also after the
+// letter was discarded: an operator does that when the mail has turned out to have arrived.
+func (d *Desk) possible(c *broker.LedgerChange) Handover {
+	e, h := &c.Entry, handover(c, verdict.MaybeSent)
+	h.At, h.Recipients = e.Last, e.MaybeHave()
+	if to, ok := d.deliverer.(Addressees); ok && len(h.Recipients) == 0 {
+		h.Recipients = to.Recipients(e.Target)
+	}
+	if ids, ok := d.deliverer.(MessageIDs); ok {
+		h.MessageID = ids.MessageID(e.Target, e.Event)
+	}
+	for i := range e.Tries {
+		if try := &e.Tries[i]; try.Certainty == verdict.MaybeSent {
+			h.At = try.At
+			if t := try.Transcript; t != nil {
+				h.Relay, h.Definition = t.Relay, t.Definition
+			}
+		}
+	}
+	return h
 }

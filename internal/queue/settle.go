@@ -318,7 +318,10 @@ func (j *job) dead(f *verdict.Failure) {
 		e.State, e.DeadLetter, e.Consented = broker.StateDead, d.Subject, false
 		e.FailedReplays, e.LastDead = j.failedReplays(), time.Now()
 		e.Release()
-		e.Owed, e.Uncertain = e.Missing(), f.Definite().Certainty == verdict.MaybeSent
+		e.Owed, e.Uncertain, e.MayHave = e.Missing(), f.Definite().Certainty == verdict.MaybeSent, nil
+		if e.Uncertain {
+			e.MayHave = d.Recipients
+		}
 		if err := j.persist(e, time.Now().Add(leaseMargin)); err != nil {
 			j.nak(backoff.Jitter(5*time.Second), err)
 			return
