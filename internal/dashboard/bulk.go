@@ -253,7 +253,7 @@ func (p *pages) bulk(r *request) (view, error) {
 	}
 	frozen, done := o.frozen(), 0
 	frozen.Act = desk.NewAct()
-	to := lettersPath + "?done=" + orders[o.Action].Notice
+	to := o.after()
 	switch o.Action {
 	case "replay":
 		var run desk.Run
@@ -281,6 +281,16 @@ func (p *pages) bulk(r *request) (view, error) {
 		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}
 	return view{to: to}, err
+}
+
+// after is the address to go to when the order was carried out: the list with its filter, if some of
+// its letters were selected. Of all that match none is left there, a group without letters has no
+// page, and what was restored is on another list: that leads to all letters.
+func (o order) after() string {
+	if path, _, _ := strings.Cut(o.List, "?"); o.Numbers != nil && path == lettersPath && o.Action != "restore" {
+		return backWith(o.List, orders[o.Action].Notice)
+	}
+	return backWith(lettersPath, orders[o.Action].Notice)
 }
 
 // undo restores what an act on many letters has discarded.

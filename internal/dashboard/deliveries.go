@@ -58,7 +58,7 @@ func (p *pages) deliveries(r *request) (view, error) {
 	}
 	v := deliveriesView{
 		Fields: filterFields(desk.DeliveryConditions.All(), desk.DeliveryConditions.Values(q), map[string][]string{"target": p.targetIDs()}), Chips: desk.DeliveryConditions.Chips(q), Path: deliveriesPath, Total: found.Total, Waits: q.State == broker.StateWaiting, Sent: q.State == broker.StateSent, Unlisted: found.Unlisted,
-		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.URL.RequestURI(),
+		Reading: found.Read < found.Of, Read: found.Read, Of: found.Of, Here: r.here(),
 		Commands: []command{{"certpost", shellLine(append([]string{"certpost", "deliveries", "list"}, desk.DeliveryConditions.Flags(q)...)...)}, {"nats", "nats kv ls " + broker.LedgerBucket}},
 	}
 	if v.Waits {

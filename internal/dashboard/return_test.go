@@ -42,6 +42,7 @@ func TestNoReturnLeavesTheSite(t *testing.T) {
 			{"/settings", "return", url.Values{"view": {"name"}}},
 			{"/dead-letters/bulk", "list", url.Values{"action": {"discard"}, "reason": {"x"}}},
 			{"/deliveries/bulk", "list", url.Values{"action": {"retry"}}},
+			{"/deliveries/resend", "list", url.Values{"reason": {"x"}, "delivery": {"ops/e"}, "hash": {"x"}}},
 			{"/dead-letters/confirm", "list", url.Values{"action": {"discard"}}},
 			{"/dead-letters/confirm", "list", url.Values{"action": {"discard"}, "all": {"yes"}}},
 			{"/deliveries/confirm", "list", url.Values{"action": {"retry"}}},
@@ -69,5 +70,33 @@ func TestNoReturnLeavesTheSite(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Who acts on some letters of a filtered list comes back to it, without the hint that nothing was
+// selected; who acts on all of them comes to the list of all.
+func TestAnActionReturnsToItsList(t *testing.T) {
+	t.Parallel()
+	o := openOffice(t, officeConfig{})
+	o.dies("a.example.com", "b.example.com", "c.example.com")
+	v := o.visitor()
+	list := v.opens("/dead-letters?target=ops").send("Hold…").is(200).says("Select letters first.")
+	held := list.send("Hold…", "number", "1", "number", "2").is(200).send("Hold 2 letters", "reason", "wait").is(200).says("target ops", "3 open letters")
+	if strings.Contains(textOf(held.doc), "Select letters first.") {
+		t.Error("the list says that nothing was selected")
+	}
+	gone := held.send("Discard…", "number", "3").is(200).send("Discard 1 letter", "reason", "no").is(200).says("Discarded.", "Undo: restore 1 letter", "target ops", "2 open letters")
+	gone.send("Undo: restore 1 letter").is(200).says("Restored.")
+	all := v.opens("/dead-letters?name=c.example.com").follow("Discard…").is(200).send("Discard 1 letter", "reason", "no").is(200)
+	if all.url.Query().Get("name") != "" {
+		t.Errorf("the act on all that match leads to %s", all.url)
+	}
+
+	o.refuses("")
+	o.publish("sent", "d.example.com", "java")
+	o.until("it is listed as sent", func() bool { return strings.Contains(v.opens("/deliveries?state=sent").body, "d.example.com") })
+	chosen := v.opens("/deliveries?state=sent").send("Send again…").is(200).says("Select deliveries first.").send("Send again…", "delivery", "java/sent").is(200)
+	if text := textOf(chosen.follow("Back").is(200).doc); strings.Contains(text, "Select deliveries first.") {
+		t.Error("back on the list of deliveries, it says that nothing was selected")
 	}
 }

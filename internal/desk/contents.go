@@ -71,7 +71,11 @@ func (d *Desk) Contents(f Frozen) Contents {
 			if l.Target != "" {
 				targets[l.Target]++
 			}
-			for _, r := range l.Recipients {
+			to := l.Recipients
+			if f.Purpose == ForReplay {
+				to = d.wouldGet(l)
+			}
+			for _, r := range to {
 				recipients[r]++
 			}
 			if c := l.Certificate; c != nil {
@@ -87,6 +91,21 @@ func (d *Desk) Contents(f Frozen) Contents {
 	}
 	out.Causes, out.Targets, out.Recipients, out.Names = tallied(causes), tallied(targets), tallied(recipients), tallied(names)
 	return out
+}
+
+// wouldGet returns the recipients of a letter's replay. It goes to those that the target has now: if
+// none of those that the mail was for is among them any more, the address was corrected since.
+// Of a mail that some have, or may have, the letter's own are the best that is known here.
+func (d *Desk) wouldGet(l *Letter) []string {
+	to, ok := d.deliverer.(Addressees)
+	if !ok || l.Certainty != verdict.NotSent {
+		return l.Recipients
+	}
+	now := to.Recipients(d.currentTarget(l.Target))
+	if len(now) == 0 || slices.ContainsFunc(l.Recipients, func(r string) bool { return slices.Contains(now, r) }) {
+		return l.Recipients
+	}
+	return now
 }
 
 func tallied(counts map[string]int) Tally {

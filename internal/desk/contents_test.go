@@ -49,3 +49,28 @@ func TestContentsOfASelection(t *testing.T) {
 		t.Errorf("to look for: %+v", got.MaybeSent)
 	}
 }
+
+// The mails of a replay go to the recipients that the target has now: who confirms it after an address
+// was corrected reads the new one, and who discards reads for whom the mail was.
+func TestContentsAfterAnAddressWasCorrected(t *testing.T) {
+	t.Parallel()
+	d, now := New(nil, definitions{}, zerolog.Nop()), time.Now()
+	for i, l := range []broker.DeadLetter{
+		{Outcome: verdict.Outcome{Certainty: verdict.NotSent}, Recipients: []string{"wrong@a.example"}},
+		{Outcome: verdict.Outcome{Certainty: verdict.NotSent}, Recipients: []string{"all@a.example"}},
+		{Outcome: verdict.Outcome{Certainty: verdict.Accepted}, Recipients: []string{"partly@a.example"}},
+		{Outcome: verdict.Outcome{Certainty: verdict.MaybeSent}, Recipients: []string{"maybe@a.example"}},
+	} {
+		l.Code, l.Phase, l.Target = verdict.SMTPPermanent, verdict.PhaseRcpt, "a"
+		l.Sequence, l.Event, l.ReplaySubject, l.Time = uint64(i+1), "e"+string(rune('1'+i)), "certpost.delivery.r.a", now
+		d.add(l, nil)
+	}
+	for purpose, want := range map[Purpose][]Counted{
+		ForReplay:  {{"all@a.example", 2}, {"maybe@a.example", 1}, {"partly@a.example", 1}},
+		ForDiscard: {{"all@a.example", 1}, {"maybe@a.example", 1}, {"partly@a.example", 1}, {"wrong@a.example", 1}},
+	} {
+		if got := d.Contents(d.FreezeFor(purpose, Query{}, nil, false)).Recipients.First; !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, want %+v", purpose, got, want)
+		}
+	}
+}
