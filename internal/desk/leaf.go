@@ -114,9 +114,14 @@ func (l leaf) certificate() *verdict.Certificate {
 	}
 }
 
-// named reports whether the certificate has the name, which is in lower case.
+// named reports whether the certificate has the name, which is in lower case; with *. in front, one
+// that ends so: the lists of deliveries do the same.
 func (l leaf) named(name string) bool {
-	return strings.ToLower(l.cn) == name || slices.Contains(strings.Fields(strings.ToLower(l.names+" "+l.others)), name)
+	is := func(n string) bool { return n == name }
+	if suffix, below := strings.CutPrefix(name, "*."); below && suffix != "" {
+		is = func(n string) bool { return strings.HasSuffix(n, "."+suffix) }
+	}
+	return is(strings.ToLower(l.cn)) || slices.ContainsFunc(strings.Fields(strings.ToLower(l.names+" "+l.others)), is)
 }
 
 // allNames returns the names that a newer certificate must cover to supersede this one,

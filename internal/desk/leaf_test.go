@@ -78,3 +78,17 @@ func TestLeafOfALetter(t *testing.T) {
 		}
 	}
 }
+
+// The filter by name means the same in the lists of letters as in those of deliveries.
+func TestNamedBySuffix(t *testing.T) {
+	t.Parallel()
+	l := leaf{cn: "CN.Example.com", names: "www.example.com *.wild.example.org"}
+	for name, want := range map[string]bool{
+		"www.example.com": true, "cn.example.com": true, "example.com": false, "*.example.com": true, "*.com": true, "*.xample.com": false, "*.www.example.com": false,
+		"*.wild.example.org": true, "*.example.org": true, "wild.example.org": false, "*.": false, "*": false, "": false,
+	} {
+		if got := l.named(name); got != want {
+			t.Errorf("%q: %t, want %t", name, got, want)
+		}
+	}
+}

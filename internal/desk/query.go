@@ -29,7 +29,7 @@ var LetterConditions = Conditions[Query, *letter]{
 		func(q *Query) *string { return &q.Event }, letterIs(func(q *Query) string { return q.Event }, func(l *letter) string { return l.event })),
 	text(Condition{Key: "certainty", Field: "Sent?", Help: "Only letters with this certainty: not-sent, may-have-been-sent or accepted.", Values: values(verdict.Certainties())},
 		func(q *Query) *string { return (*string)(&q.Certainty) }, letterIs(func(q *Query) string { return string(q.Certainty) }, func(l *letter) string { return l.certainty.Value() })),
-	text(Condition{Key: "name", Label: "name", Field: "Name", Help: "Only certificates with this name.", Hint: "DNSNAME"},
+	text(Condition{Key: "name", Label: "name", Field: "Name", Help: "Only certificates with this name, or *.suffix.", Hint: "DNSNAME"},
 		func(q *Query) *string { return &q.Name }, func(q *Query) func(*letter) bool {
 			name := strings.ToLower(q.Name)
 			return func(l *letter) bool { return l.named(name) }
