@@ -41,7 +41,7 @@ type deliveryRow struct {
 	broker.Entry
 	Address  string
 	Leaf     *verdict.Certificate
-	To       []string // the recipients that have the mail, otherwise those still owed it; empty: the target's
+	To       []string // the recipients that have the mail, otherwise those still owed it, or that may have it; empty: the target's
 	More     int      // recipients that are not shown
 	Outcome  string   // the relay's reply, or the code and phase of the failure
 	Doubtful bool     // the mail may have been sent
@@ -112,6 +112,9 @@ func newDeliveryRow(e broker.Entry) deliveryRow {
 		Doubtful: doubtful(&e)}
 	if len(row.To) == 0 {
 		row.To = e.Owed
+	}
+	if len(row.To) == 0 && e.Uncertain {
+		row.To = e.MaybeHave()
 	}
 	if len(row.To) > fewRecipients {
 		row.To, row.More = row.To[:fewRecipients], len(row.To)-fewRecipients

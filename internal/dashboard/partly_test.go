@@ -52,6 +52,7 @@ func TestMaybeSent(t *testing.T) {
 		t.Error("the letter says that the mail was not delivered, which is not known")
 	}
 	v.opens("/deliveries/ops/lost").says("ops@example.com may have been sent", "it is unknown who has the mail")
+	v.opens("/deliveries?recipient=OPS@example.com").says("1 delivery matches", "ops@example.com", "may have been sent")
 	const who = "/deliveries/who?name=lost.example.com&key=yes"
 	v.opens(who).says("ops@example.com may have been sent", "not recorded")
 	if csv := v.do("GET", "/deliveries/who.csv?name=lost.example.com", "").is(200).body; !strings.Contains(csv, "ops@example.com") || !strings.Contains(csv, "may-have-been-sent") {

@@ -185,7 +185,7 @@ func namesOf(c *verdict.Certificate) []string {
 }
 
 // recipientsOf are the recipients of a delivery that the ledger names, in lower case, each
-// once: who has the mail, who was refused, and who is still owed it. Before the first
+// once: who has the mail, or may have it, who was refused, and who is still owed it. Before the first
 // attempt the ledger names none.
 func recipientsOf(e *broker.Entry) (all []string) {
 	add := func(address string) {
@@ -193,7 +193,7 @@ func recipientsOf(e *broker.Entry) (all []string) {
 			all = append(all, address)
 		}
 	}
-	for _, address := range slices.Concat(e.Accepted, e.Owed) {
+	for _, address := range slices.Concat(e.Accepted, e.Owed, e.MayHave) {
 		add(address)
 	}
 	for _, r := range e.Refused {

@@ -15,7 +15,7 @@ type DeliveryQuery struct {
 	Name        string // a name of the certificate, or *.suffix
 	Serial      string // hexadecimal; colons and case are ignored
 	Fingerprint string // SHA-256 of the certificate, in the same form
-	Recipient   string // an address that has the mail, was refused, or is still owed it
+	Recipient   string // an address that has the mail or may have it, was refused, or is still owed it
 	Target      string
 	Event       string
 	State       broker.State
