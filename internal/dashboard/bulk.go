@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -167,13 +168,13 @@ func (p *pages) confirm(r *request) (view, error) {
 	if r.URL.Query().Get("canary") == "" {
 		o.Canary = true
 	}
-	return p.confirmation(o, ""), nil
+	return p.confirmation(r.Context(), o, ""), nil
 }
 
-func (p *pages) confirmation(o order, fault string) view {
+func (p *pages) confirmation(ctx context.Context, o order, fault string) view {
 	frozen := p.desk.FreezeFor(desk.Purpose(o.Action), o.Query, o.Numbers, o.Superseded)
 	words := orders[o.Action]
-	c := confirmView{order: o, Frozen: frozen, Contents: p.desk.Contents(frozen), Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
+	c := confirmView{order: o, Frozen: frozen, Contents: p.desk.Contents(ctx, frozen), Title: words.Title + " " + plural(frozen.Count, "dead letter"), Verb: words.Verb, Says: words.Says,
 		Chips: chips(o.Query), Fault: fault, Takes: takes(frozen.Count, o)}
 	o.Query.AsOf = frozen.AsOf
 	values := o.Query.Values()
@@ -274,11 +275,11 @@ func (p *pages) bulk(r *request) (view, error) {
 	}
 	switch {
 	case errors.Is(err, desk.ErrChanged):
-		return p.changed(o), nil
+		return p.changed(r.Context(), o), nil
 	case desk.StatusOf(err) == http.StatusUnprocessableEntity:
-		return refused(p.confirmation(o, says(err)), http.StatusUnprocessableEntity), nil
+		return refused(p.confirmation(r.Context(), o, says(err)), http.StatusUnprocessableEntity), nil
 	case errors.Is(err, desk.ErrUncertain):
-		return refused(p.confirmation(o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
+		return refused(p.confirmation(r.Context(), o, "Some of the mails may have been sent. Tick the box to replay those too, or exclude them with the filter Sent?."), http.StatusConflict), nil
 	}
 	return view{to: to}, err
 }
@@ -315,12 +316,12 @@ func (p *pages) preflightMany(r *request) (view, error) {
 	o.Action = "replay"
 	found, err := p.desk.PreflightSet(r.Context(), o.frozen(), r.PostFormValue("recipients") == "yes")
 	if errors.Is(err, desk.ErrChanged) {
-		return p.changed(o), nil
+		return p.changed(r.Context(), o), nil
 	}
 	if err != nil {
 		return view{}, err
 	}
-	v := p.confirmation(o, "")
+	v := p.confirmation(r.Context(), o, "")
 	c := v.data.(confirmView)
 	c.Ahead = &found
 	v.data, v.object = c, found
@@ -329,8 +330,8 @@ func (p *pages) preflightMany(r *request) (view, error) {
 
 // changed shows both counts and asks for confirmation again: the query now finds
 // letters that were not shown.
-func (p *pages) changed(o order) view {
-	v := p.confirmation(o, "")
+func (p *pages) changed(ctx context.Context, o order) view {
+	v := p.confirmation(ctx, o, "")
 	c := v.data.(confirmView)
 	c.Changed, c.Was = says(desk.ErrChanged), o.Count
 	v.data = c

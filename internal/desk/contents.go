@@ -2,6 +2,7 @@ package desk
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -47,12 +48,13 @@ type MaybeSentMail struct {
 const maxTallied = 20
 
 // Contents returns what is in a frozen selection that was just made.
-func (d *Desk) Contents(f Frozen) Contents {
+func (d *Desk) Contents(ctx context.Context, f Frozen) Contents {
 	_, set, err := d.resolve(f, f.Purpose)
 	if err != nil {
 		return Contents{} // it has changed: the action says so
 	}
 	var out Contents
+	ask := maxAsked
 	causes, targets, recipients, names := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	for part := range slices.Chunk(set, maxPage) {
 		var letters []Letter
@@ -73,7 +75,7 @@ func (d *Desk) Contents(f Frozen) Contents {
 			}
 			to := l.Recipients
 			if f.Purpose == ForReplay {
-				to = d.wouldGet(l)
+				to = d.wouldGet(ctx, l, &ask)
 			}
 			for _, r := range to {
 				recipients[r]++
@@ -93,19 +95,33 @@ func (d *Desk) Contents(f Frozen) Contents {
 	return out
 }
 
+// maxAsked is of how many letters that some recipients have the ledger is read, for who they are.
+const maxAsked = 200
+
 // wouldGet returns the recipients of a letter's replay. It goes to those that the target has now: if
 // none of those that the mail was for is among them any more, the address was corrected since.
-// Of a mail that some have, or may have, the letter's own are the best that is known here.
-func (d *Desk) wouldGet(l *Letter) []string {
+// Those that have the mail do not get it again: the ledger says who they are, which is read of the
+// first letters, ask of them. Of a mail that may have been sent, it is those that may have it.
+func (d *Desk) wouldGet(ctx context.Context, l *Letter, ask *int) []string {
 	to, ok := d.deliverer.(Addressees)
-	if !ok || l.Certainty != verdict.NotSent {
+	if !ok || l.Certainty != verdict.NotSent && l.Certainty != verdict.Accepted {
 		return l.Recipients
 	}
 	now := to.Recipients(d.currentTarget(l.Target))
 	if len(now) == 0 || slices.ContainsFunc(l.Recipients, func(r string) bool { return slices.Contains(now, r) }) {
 		return l.Recipients
 	}
-	return now
+	if l.Certainty == verdict.NotSent {
+		return now
+	}
+	if *ask--; *ask < 0 {
+		return l.Recipients
+	}
+	entries, err := d.b.Deliveries(ctx, l.Target, l.Event)
+	if err != nil || len(entries) == 0 {
+		return l.Recipients
+	}
+	return slices.DeleteFunc(now, func(r string) bool { return slices.Contains(entries[0].Accepted, r) })
 }
 
 func tallied(counts map[string]int) Tally {

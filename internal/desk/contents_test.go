@@ -35,7 +35,7 @@ func TestContentsOfASelection(t *testing.T) {
 	if list[0].MessageID != "<stored>" || list[1].MessageID != "<e2.a>" || list[2].MessageID != "" || !slices.Equal(list[1].Recipients, []string{"all@a.example"}) {
 		t.Errorf("the list has %+v", list)
 	}
-	got := d.Contents(d.Freeze(Query{}, nil, false))
+	got := d.Contents(t.Context(), d.Freeze(Query{}, nil, false))
 	if want := []Counted{{"a", 2}, {"typo", 1}}; !slices.Equal(got.Targets.First, want) || got.Targets.Values != 2 {
 		t.Errorf("targets %+v, want %+v", got.Targets, want)
 	}
@@ -58,7 +58,7 @@ func TestContentsAfterAnAddressWasCorrected(t *testing.T) {
 	for i, l := range []broker.DeadLetter{
 		{Outcome: verdict.Outcome{Certainty: verdict.NotSent}, Recipients: []string{"wrong@a.example"}},
 		{Outcome: verdict.Outcome{Certainty: verdict.NotSent}, Recipients: []string{"all@a.example"}},
-		{Outcome: verdict.Outcome{Certainty: verdict.Accepted}, Recipients: []string{"partly@a.example"}},
+		{Outcome: verdict.Outcome{Certainty: verdict.Accepted}, Recipients: []string{"all@a.example", "partly@a.example"}},
 		{Outcome: verdict.Outcome{Certainty: verdict.MaybeSent}, Recipients: []string{"maybe@a.example"}},
 	} {
 		l.Code, l.Phase, l.Target = verdict.SMTPPermanent, verdict.PhaseRcpt, "a"
@@ -66,11 +66,37 @@ func TestContentsAfterAnAddressWasCorrected(t *testing.T) {
 		d.add(l, nil)
 	}
 	for purpose, want := range map[Purpose][]Counted{
-		ForReplay:  {{"all@a.example", 2}, {"maybe@a.example", 1}, {"partly@a.example", 1}},
-		ForDiscard: {{"all@a.example", 1}, {"maybe@a.example", 1}, {"partly@a.example", 1}, {"wrong@a.example", 1}},
+		ForReplay:  {{"all@a.example", 3}, {"maybe@a.example", 1}, {"partly@a.example", 1}},
+		ForDiscard: {{"all@a.example", 2}, {"maybe@a.example", 1}, {"partly@a.example", 1}, {"wrong@a.example", 1}},
 	} {
-		if got := d.Contents(d.FreezeFor(purpose, Query{}, nil, false)).Recipients.First; !slices.Equal(got, want) {
+		if got := d.Contents(t.Context(), d.FreezeFor(purpose, Query{}, nil, false)).Recipients.First; !slices.Equal(got, want) {
 			t.Errorf("%s: %+v, want %+v", purpose, got, want)
 		}
+	}
+}
+
+// corrected is a Deliverer whose target has another recipient than when the mail was sent.
+type corrected struct{ fakeDeliverer }
+
+func (corrected) Recipients(string) []string {
+	return []string{"has@example.com", "corrected@example.com"}
+}
+
+// Who has the mail already does not get it from a replay, and is not named.
+func TestContentsAfterAnAddressOfSeveralWasCorrected(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	ledger, err := x.b.OpenLedger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ledger.Put(t.Context(), broker.LedgerKey("ops", "e1"), broker.Entry{Event: "e1", Target: "ops", State: broker.StateDead, Accepted: []string{"has@example.com"}, Owed: []string{"wrong@example.com"}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	d := New(x.b, corrected{}, zerolog.Nop())
+	d.add(broker.DeadLetter{Outcome: verdict.Outcome{Code: verdict.SMTPPermanent, Phase: verdict.PhaseRcpt, Certainty: verdict.Accepted}, Target: "ops", Sequence: 1, Event: "e1",
+		Recipients: []string{"wrong@example.com"}, ReplaySubject: "certpost.delivery.r.ops", Time: time.Now()}, nil)
+	if got := d.Contents(t.Context(), d.FreezeFor(ForReplay, Query{}, nil, false)).Recipients.First; !slices.Equal(got, []Counted{{"corrected@example.com", 1}}) {
+		t.Errorf("%+v", got)
 	}
 }

@@ -189,7 +189,7 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 	}
 	f, err := c.frozen(o.Selection, desk.ForReplay)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return c.dry(f, o.DryRun), err
+		return c.dry(ctx, f, o.DryRun), err
 	}
 	run, err := c.desk.StartRun(ctx, o.actor(), desk.RunSpec{Frozen: f, Rate: o.Rate, Canary: o.Canary, Uncertain: o.Uncertain, Force: o.Force, Reason: o.Reason})
 	if errors.Is(err, desk.ErrUncertain) {
@@ -199,10 +199,10 @@ func (c *API) replay(ctx context.Context, o ReplayOrder) (OrderAnswer, error) {
 }
 
 // dry is the answer to an order by filter that does nothing.
-func (c *API) dry(f desk.Frozen, dryRun bool) OrderAnswer {
+func (c *API) dry(ctx context.Context, f desk.Frozen, dryRun bool) OrderAnswer {
 	a := OrderAnswer{Frozen: &f, DryRun: dryRun}
 	if dryRun && f.Count > 0 {
-		contents := c.desk.Contents(f)
+		contents := c.desk.Contents(ctx, f)
 		a.Contents = &contents
 	}
 	return a
@@ -244,7 +244,7 @@ func (c *API) many(ctx context.Context, o Selection, purpose desk.Purpose, reaso
 	}
 	f, err := c.frozen(o, purpose)
 	if err != nil || o.DryRun || f.Count == 0 && o.Hash == "" {
-		return c.dry(f, o.DryRun), err
+		return c.dry(ctx, f, o.DryRun), err
 	}
 	f.Act = cmp.Or(o.Act, desk.NewAct())
 	a := OrderAnswer{Frozen: &f, Act: f.Act}
