@@ -59,10 +59,10 @@ func readOrder(r *request, values url.Values) (order, error) {
 	}
 	var err error
 	if o.Query, err = desk.LetterConditions.Parse(values, orderKeys...); err != nil {
-		return o, wrongf("%v. Nothing was done", err)
+		return o, nothingDone(err)
 	}
 	if err := desk.CheckState(desk.Purpose(o.Action), &o.Query); err != nil {
-		return o, wrongf("%v. Nothing was done", err)
+		return o, nothingDone(err)
 	}
 	o.List = listed(values.Get("list"), o.Query)
 	switch all := values.Get("all") == "yes"; {

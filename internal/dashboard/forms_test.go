@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -59,5 +60,18 @@ func TestFieldsOfForms(t *testing.T) {
 	}
 	if err := checkFields(url.Values{"number": {"1", "2"}, "code": {"A"}, "delivery": {"a/b", "c/d"}}, nil, false); err != nil {
 		t.Errorf("rows that are chosen: %v", err)
+	}
+}
+
+// An order that cannot be read says so in whole sentences.
+func TestNothingDone(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"unknown key taget: did you mean target?": "unknown key taget: did you mean target? Nothing was done",
+		"state: unknown value":                    "state: unknown value. Nothing was done",
+	} {
+		if got := nothingDone(errors.New(text)).Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

@@ -37,7 +37,7 @@ var errAllSent = wrongf("All that match is everything that was sent. Filter the 
 func readResendOrder(r *request, values url.Values) (o resendOrder, err error) {
 	o.Hash, o.Reason, o.WithSuperseded = values.Get("hash"), r.reason(), values.Get("with_superseded") == "yes"
 	if o.Query, err = desk.DeliveryConditions.Parse(values, resendOrderKeys...); err != nil {
-		return o, wrongf("%v. Nothing was done", err)
+		return o, nothingDone(err)
 	}
 	if o.Named, err = namedDeliveries(values); err != nil {
 		return o, err

@@ -37,6 +37,15 @@ func allThatWait(query url.Values) string {
 	return address(deliveriesPath+"/confirm", with(query, "all", "yes")) + "&action="
 }
 
+// nothingDone is the error of an order that cannot be read.
+func nothingDone(err error) error {
+	text := err.Error()
+	if !strings.HasSuffix(text, "?") { // did you mean target?
+		text += "."
+	}
+	return wrongf("%s Nothing was done", text)
+}
+
 // errNoDelivery is the error of an order that selects nothing.
 var errNoDelivery = wrongf("No delivery is selected. Select deliveries in the list, or act on all that match")
 
@@ -48,7 +57,7 @@ func readWaitOrder(r *request, values url.Values) (o waitOrder, err error) {
 		return o, wrongf("Unknown action %q: use retry or cancel", clipped(o.Action))
 	}
 	if o.Query, err = desk.DeliveryConditions.Parse(values, waitOrderKeys...); err != nil {
-		return o, wrongf("%v. Nothing was done", err)
+		return o, nothingDone(err)
 	}
 	if o.Named, err = namedDeliveries(values); err != nil {
 		return o, err
