@@ -287,6 +287,22 @@ func (b *Broker) HoldsDelivery(ctx context.Context, sequence uint64, target, eve
 	return err == nil && ev.ID == event && DeliveryTarget(raw.Subject) == target, nil
 }
 
+// OldestDelivery returns since when the first delivery waits that is not settled, in a lane or, with
+// "*", in all of them; zero if there is none.
+func (b *Broker) OldestDelivery(ctx context.Context, lane string) (time.Time, error) {
+	raw, err := b.leaderGet(ctx, DeliveriesStream, getRequest{Seq: 1, Next: DeliverySubject(lane, "*")})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the oldest delivery: %w", err)
+	}
+	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(raw.Time) {
+		return first, nil // of a copy
+	}
+	return raw.Time, nil
+}
+
 // messageAt reads one message by its sequence: from any replica, or from the leader if that
 // replica does not have it.
 func (b *Broker) messageAt(ctx context.Context, stream string, sequence uint64) (*jetstream.RawStreamMsg, error) {
