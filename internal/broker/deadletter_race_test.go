@@ -93,6 +93,9 @@ func TestALetterThatWasActedOnIsBuriedAnew(t *testing.T) {
 
 // What is stored stays if it says what the next letter of the delivery would say, also if that is
 // about another message of the same publication; otherwise the next one replaces it.
+//
+// Fault: kill -9 between the dead letter and the ledger's entry, and the event is fanned out again.
+// Result: the letter is written once.
 func TestALetterThatSaysTheSameStays(t *testing.T) {
 	t.Parallel()
 	b, ctx := newTestBroker(t), t.Context()
