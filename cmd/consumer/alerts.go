@@ -55,7 +55,7 @@ func hostName() string {
 // alertFacts is what this process sees.
 func (s *instance) alertFacts(ctx context.Context) (f alert.Facts) {
 	cfg := &s.cfg.Alerts
-	f.Shared, f.Err = s.desk.AlertConditions(ctx, desk.AlertLimits{LetterAge: cfg.LetterAge, Expiry: cfg.Expiry, Stands: cfg.NotReady}, time.Now())
+	f.Shared, f.Err = s.desk.AlertConditions(ctx, desk.AlertLimits{LetterAge: cfg.LetterAge, Expiry: cfg.Expiry, Stands: cfg.NotReady, Waiting: cfg.Waiting}, time.Now())
 	if f.Err == nil && s.auditor.State().Verified.IsZero() {
 		f.Err = errors.New("the audit is being verified")
 	}

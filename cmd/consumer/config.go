@@ -291,7 +291,7 @@ func (c *Config) openBook(path string, env []string) []config.Problem {
 // undefined returns what is wrong with the targets that other sections name. An allowed target that is
 // not there is a warning; alerts that cannot be mailed are an error.
 func (c *Config) undefined(d *delivery.Definitions) []config.Problem {
-	return slices.Concat(c.Events.undefined(d), c.Alerts.undefined(d), c.HTTP.Ingest.undefined(d))
+	return slices.Concat(c.Events.undefined(d), c.Alerts.undefined(d), c.Outcomes.undefined(d), c.HTTP.Ingest.undefined(d))
 }
 
 // findings collects problems by path.
@@ -326,6 +326,9 @@ func (c *Config) validate() []config.Problem {
 	c.Events.validate(&f)
 	c.Alerts.validate(&f)
 	c.Outcomes.validate(&f)
+	if a := &c.Alerts; a.on() && a.Waiting != defaultAlerts().Waiting && a.Waiting >= c.Delivery.GiveUpAfter {
+		f.warn("alerts.waiting", fmt.Sprintf("is never reached: after delivery.give_up_after, %v, a delivery is a dead letter", c.Delivery.GiveUpAfter))
+	}
 	if c.Delivery.Retry.Max < c.Delivery.Retry.Initial {
 		f.err("delivery.retry.max", fmt.Sprintf("is shorter than the first pause, %v", c.Delivery.Retry.Initial))
 	}

@@ -11,7 +11,7 @@ import (
 
 // AlertsConfig is the section alerts: whom certpost run itself tells what needs them, for those
 // without a monitoring system (docs/metrics.md). Without mail and webhook, nobody. All
-// processes on one NATS need the same values. 0s switches letter_age, expiry or not_ready off.
+// processes on one NATS need the same values. 0s switches letter_age, expiry, waiting or not_ready off.
 type AlertsConfig struct {
 	// Mail tells by e-mail.
 	Mail AlertMail `yaml:"mail"`
@@ -23,6 +23,9 @@ type AlertsConfig struct {
 	// Expiry is how long before its end the certificate of an open dead letter is an alert,
 	// unless a newer one has reached the target.
 	Expiry time.Duration `yaml:"expiry" min:"0s" max:"8760h"`
+	// Waiting is how long a delivery may wait, because its relay or Vault is away or each attempt is
+	// refused for now, before its lane is an alert. Suspended lanes are none.
+	Waiting time.Duration `yaml:"waiting" min:"0s" max:"8760h"`
 	// NotReady is how long a process may be not ready, or events or deliveries not move,
 	// before that is an alert.
 	NotReady time.Duration `yaml:"not_ready" min:"0s" max:"24h"`
@@ -59,7 +62,7 @@ type AlertWebhook struct {
 }
 
 func defaultAlerts() AlertsConfig {
-	return AlertsConfig{Webhook: AlertWebhook{Format: string(webhook.Certpost)}, LetterAge: time.Hour, Expiry: 7 * 24 * time.Hour, NotReady: 5 * time.Minute,
+	return AlertsConfig{Webhook: AlertWebhook{Format: string(webhook.Certpost)}, LetterAge: time.Hour, Expiry: 7 * 24 * time.Hour, Waiting: time.Hour, NotReady: 5 * time.Minute,
 		GroupWait: 30 * time.Second, Interval: 5 * time.Minute, Repeat: 24 * time.Hour, Health: "old"}
 }
 
@@ -83,7 +86,7 @@ func (c *AlertsConfig) validate(f *findings) {
 		f.err("alerts.health", "old requires alerts.letter_age: set any or never")
 	}
 	plain := defaultAlerts()
-	if !c.on() && (c.Expiry != plain.Expiry || c.NotReady != plain.NotReady || c.GroupWait != plain.GroupWait || c.Interval != plain.Interval || c.Repeat != plain.Repeat) {
+	if !c.on() && (c.Expiry != plain.Expiry || c.Waiting != plain.Waiting || c.NotReady != plain.NotReady || c.GroupWait != plain.GroupWait || c.Interval != plain.Interval || c.Repeat != plain.Repeat) {
 		f.warn("alerts", "sends nothing: give alerts.mail or alerts.webhook")
 	}
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/certpost/certpost/internal/broker"
+	"github.com/certpost/certpost/internal/config"
+	"github.com/certpost/certpost/internal/delivery"
 	"github.com/certpost/certpost/internal/events"
 	"github.com/certpost/certpost/internal/outcome"
 	"github.com/certpost/certpost/internal/secrets"
@@ -39,7 +42,7 @@ type OutcomeWebhook struct {
 	// Types are the outcomes to post: delivered, deployed, failed, dead, replayed, discarded, restored, skipped, rolled-back.
 	// Default: all; for slack, teams and pagerduty all but failed.
 	Types []string `yaml:"types"`
-	// Targets are those whose outcomes to post. Default: all.
+	// Targets are the ids of those whose outcomes to post, without patterns. Default: all.
 	Targets []string `yaml:"targets"`
 }
 
@@ -72,7 +75,24 @@ func (c *OutcomesConfig) validate(f *findings) {
 				f.err(path+".types", "has "+printable(t)+", which is no outcome")
 			}
 		}
+		for i, id := range w.Targets {
+			if !events.IsToken(id) {
+				f.err(fmt.Sprintf("%s.targets[%d]", path, i), "want the id of a target; patterns are not possible here: name each target, or leave targets out for all")
+			}
+		}
 	}
+}
+
+// undefined returns a warning for each target of a webhook that nothing defines: it has no outcomes.
+func (c *OutcomesConfig) undefined(d *delivery.Definitions) (found []config.Problem) {
+	for _, name := range slices.Sorted(maps.Keys(c.Webhooks)) {
+		ids := c.Webhooks[name].Targets
+		if slices.ContainsFunc(ids, func(id string) bool { return !events.IsToken(id) }) {
+			continue // an error of its own
+		}
+		found = append(found, d.Undefined("outcomes.webhooks."+name+".targets", ids)...)
+	}
+	return found
 }
 
 func (w *OutcomeWebhook) format() string {

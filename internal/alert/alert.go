@@ -25,6 +25,7 @@ const (
 	DeadLetters Kind = "dead_letters" // open dead letters of one cause
 	LetterAge   Kind = "letter_age"   // an open dead letter is older than alerts.letter_age
 	Expiry      Kind = "expiry"       // the certificate of an open dead letter expires within alerts.expiry
+	Waiting     Kind = "waiting"      // deliveries of a lane have waited for alerts.waiting
 	NotReady    Kind = "not_ready"    // a process has not been ready for alerts.not_ready
 	Standstill  Kind = "standstill"   // events or deliveries have not moved for alerts.not_ready
 	Audit       Kind = "audit"        // audit or ledger are not what Certpost wrote
@@ -33,7 +34,7 @@ const (
 
 // Kinds are all kinds.
 func Kinds() []Kind {
-	return []Kind{DeadLetters, LetterAge, Expiry, NotReady, Standstill, Audit, Unexplained}
+	return []Kind{DeadLetters, LetterAge, Expiry, Waiting, NotReady, Standstill, Audit, Unexplained}
 }
 
 // Severity says whether an alert wakes the operator on call. The words are those of deployments/prometheus.

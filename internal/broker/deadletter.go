@@ -293,9 +293,9 @@ const publishLetterTries = 5
 
 // PublishDeadLetter publishes a dead letter and returns once the stream has acknowledged
 // it. origin identifies the delivery message: the same message again, after a crash or from
-// two processes at once, makes no second letter; another message does. An earlier letter on
-// the same subject is removed first: its delivery is not settled yet, so nothing is lost if
-// the process ends in between.
+// two processes at once, makes no second letter, and neither does another message that was made
+// of the same publication of the event. An earlier letter on the same subject is removed first:
+// its delivery is not settled yet, so nothing is lost if the process ends in between.
 func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin string) error {
 	d.Subject = d.subjectOf()
 	d.Class = d.Code.Class()
@@ -331,17 +331,31 @@ func (b *Broker) PublishDeadLetter(ctx context.Context, d *DeadLetter, origin st
 			}
 		case err != nil:
 			return fmt.Errorf("dead letter %s: look for an earlier one: %w", d.Subject, err)
-		case !occupied || strings.HasPrefix(there.Header.Get(nats.MsgIdHdr), id):
-			return nil // this letter, or a newer one of the delivery, is stored
 		default:
-			if err := b.RemoveLetter(ctx, there.Sequence); err != nil {
+			stored := parseDeadLetter(there)
+			sameMessage := !occupied || strings.HasPrefix(there.Header.Get(nats.MsgIdHdr), id)
+			if stored.tells(d, sameMessage) {
+				return nil
+			}
+			if err := b.RemoveLetter(ctx, stored.Sequence); err != nil {
 				return fmt.Errorf("dead letter %s: replace the earlier one: %w", d.Subject, err)
 			}
-			replaced := parseDeadLetter(there)
-			earlier = &replaced
+			if !occupied {
+				m.Header.Set(nats.MsgIdHdr, id+"/"+nuid.Next()) // the stream knows the former one
+			}
+			earlier = &stored
 		}
 	}
 	return fmt.Errorf("dead letter %s: other processes publish and remove it at the same time", d.Subject)
+}
+
+// tells reports whether the stored letter d says what another one under its subject would say: it
+// is about the same message or, after kill -9, about another one that the fan-out made of the same
+// publication of the event; about that generation or a later one, from which the next replay
+// counts; and as sure whether a mail was sent.
+func (d *DeadLetter) tells(other *DeadLetter, sameMessage bool) bool {
+	samePublication := d.Published.Sequence != 0 && d.Published.Sequence == other.Published.Sequence && d.Published.At.Equal(other.Published.At)
+	return (sameMessage || samePublication) && d.Generation >= other.Generation && d.Certainty == other.Certainty
 }
 
 // publishOnce publishes a message that has an id, and tries again while the stream does not

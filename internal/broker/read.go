@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/certpost/certpost/internal/backoff"
+	"github.com/certpost/certpost/internal/events"
 )
 
 // Streams are read by direct get, never through a consumer, so reading changes nothing:
@@ -270,6 +271,36 @@ func (b *Broker) EventOfDelivery(ctx context.Context, sequence uint64) (uint64, 
 	}
 	event, _ := strconv.ParseUint(raw.Header.Get(HeaderEventSequence), 10, 64)
 	return event, nil
+}
+
+// HoldsDelivery reports whether CERTPOST_DELIVERIES has, at a sequence, a message of this delivery
+// that is not settled.
+func (b *Broker) HoldsDelivery(ctx context.Context, sequence uint64, target, event string) (bool, error) {
+	raw, err := b.leaderGet(ctx, DeliveriesStream, getRequest{Seq: sequence})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read delivery %d: %w", sequence, err)
+	}
+	ev, err := events.Decode(raw.Header, raw.Data)
+	return err == nil && ev.ID == event && DeliveryTarget(raw.Subject) == target, nil
+}
+
+// OldestDelivery returns since when the first delivery waits that is not settled, in a lane or, with
+// "*", in all of them; zero if there is none.
+func (b *Broker) OldestDelivery(ctx context.Context, lane string) (time.Time, error) {
+	raw, err := b.leaderGet(ctx, DeliveriesStream, getRequest{Seq: 1, Next: DeliverySubject(lane, "*")})
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the oldest delivery: %w", err)
+	}
+	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(raw.Time) {
+		return first, nil // of a copy
+	}
+	return raw.Time, nil
 }
 
 // messageAt reads one message by its sequence: from any replica, or from the leader if that

@@ -20,6 +20,7 @@ type AlertLimits struct {
 	LetterAge time.Duration // age of an open dead letter
 	Expiry    time.Duration // until the certificate of an open dead letter expires
 	Stands    time.Duration // of a standstill
+	Waiting   time.Duration // of a delivery that is not settled
 }
 
 // AlertConditions returns what every process sees alike and an operator has to know. The error
@@ -36,6 +37,10 @@ func (d *Desk) AlertConditions(ctx context.Context, limits AlertLimits, now time
 		if limits.Stands > 0 && now.Sub(s.Since) >= limits.Stands {
 			all = append(all, standsStill(s))
 		}
+	}
+	waiting, werr := d.lanesWait(ctx, limits.Waiting, now)
+	if all = append(all, waiting...); werr != nil {
+		err = werr
 	}
 	if !d.ledgerRead() {
 		limits.Expiry, err = 0, errors.New("the ledger is being read") // it is not known yet what is superseded
@@ -55,6 +60,56 @@ func (d *Desk) ledgerRead() bool {
 	defer d.mu.Unlock()
 	d.ledgerWhole = d.ledgerWhole || d.deliveries.slots != nil && !d.deliveries.reading()
 	return d.ledgerWhole
+}
+
+// maxWaitingLanes bounds the lanes that are looked at for deliveries that wait too long.
+const maxWaitingLanes = 200
+
+// lanesWait returns the lanes, except those that an operator has suspended, with deliveries that have
+// waited for the limit: their relay, Vault or mail host is away, or refuses each of them for now.
+func (d *Desk) lanesWait(ctx context.Context, limit time.Duration, now time.Time) (all []alert.Condition, err error) {
+	tooOld := func(lane string) (since time.Time, old bool, err error) {
+		since, err = d.b.OldestDelivery(ctx, lane)
+		return since, err == nil && !since.IsZero() && now.Sub(since) >= limit, err
+	}
+	if limit == 0 {
+		return nil, nil
+	}
+	if _, old, err := tooOld("*"); err != nil || !old { // one request, as long as all is well
+		return nil, err
+	}
+	lanes, err := d.lanes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	looked := 0
+	for _, lane := range lanes {
+		n := lane.Waiting + uint64(lane.InFlight)
+		if n == 0 || lane.Suspension != nil {
+			continue
+		}
+		if looked++; looked > maxWaitingLanes {
+			break
+		}
+		since, old, err := tooOld(lane.Lane)
+		if err != nil {
+			return all, err
+		}
+		if old {
+			all = append(all, laneWaits(lane.Lane, n, since, limit))
+		}
+	}
+	return all, nil
+}
+
+func laneWaits(lane string, n uint64, since time.Time, limit time.Duration) alert.Condition {
+	text := fmt.Sprintf("%d deliveries wait", n)
+	if n == 1 {
+		text = "1 delivery waits"
+	}
+	return alert.Condition{Kind: alert.Waiting, Name: lane, Severity: alert.Ticket, Since: since.Add(limit),
+		Summary: fmt.Sprintf("%s in lane %s, the oldest since %s.", text, lane, legible.Moment(since)),
+		Advice:  "The page Relays, or `certpost relays list`, says whether its relay or host answers; `certpost deliveries list --state waiting` has the reason of each."}
 }
 
 func standsStill(s broker.Standstill) alert.Condition {

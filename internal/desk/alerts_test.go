@@ -57,6 +57,56 @@ func TestLettersNeed(t *testing.T) {
 	}
 }
 
+// Deliveries that wait for long are an alert of their lane, whatever they wait for, until they are
+// settled, unless the lane is suspended.
+//
+// Fault: a relay or Vault is away for hours. Result: with the section alerts a message says which lane waits.
+func TestLanesThatWaitAreAlerts(t *testing.T) {
+	t.Parallel()
+	x := start(t)
+	d, _ := x.desk(nil)
+	x.courier.fail("ops", &verdict.Failure{Outcome: verdict.Outcome{Code: verdict.SecretUnavailable, Phase: verdict.PhaseSecrets, Reason: "Vault is away"}})
+	found := func(limit time.Duration, now time.Time) (text string) {
+		t.Helper()
+		x.until("the ledger is read", func() bool {
+			all, err := d.AlertConditions(t.Context(), AlertLimits{Waiting: limit}, now)
+			text = ""
+			for _, c := range all {
+				text += c.Key() + " " + string(c.Severity) + ": " + c.Summary + "\n"
+			}
+			return err == nil
+		})
+		return text
+	}
+	now := time.Now()
+	if text := found(time.Hour, now.Add(10*time.Hour)); text != "" {
+		t.Errorf("nothing waits: %s", text)
+	}
+	x.publish(event("e1", "ops"))
+	x.publish(event("e2", "ops"))
+	x.until("both wait", func() bool {
+		return strings.HasPrefix(found(time.Hour, now.Add(2*time.Hour)), "waiting/relay ticket: 2 deliveries wait in lane relay, the oldest since 20")
+	})
+	if text := found(time.Hour, now.Add(59*time.Minute)); text != "" {
+		t.Errorf("before the hour is over: %s", text)
+	}
+	if text := found(0, now.Add(2*time.Hour)); text != "" {
+		t.Errorf("switched off: %s", text)
+	}
+	if err := x.b.Suspend(t.Context(), broker.Suspension{Lane: "relay", Reason: "the relay is being replaced"}, me); err != nil {
+		t.Fatal(err)
+	}
+	if text := found(time.Hour, now.Add(2*time.Hour)); text != "" {
+		t.Errorf("suspended: %s", text)
+	}
+	if err := x.b.Resume(t.Context(), "relay", me, ""); err != nil {
+		t.Fatal(err)
+	}
+	x.courier.succeed("ops")
+	x.until("both are sent", func() bool { return x.courier.mails("ops", "e1")+x.courier.mails("ops", "e2") == 2 })
+	x.until("none waits", func() bool { return found(time.Hour, now.Add(2*time.Hour)) == "" })
+}
+
 // mailbox receives the messages of all engines.
 type mailbox struct {
 	mu  sync.Mutex

@@ -218,6 +218,18 @@ func (j *job) due(ctx context.Context) bool {
 		j.dead(failure)
 		return false
 	}
+	if over, err := j.overtaken(ctx); err != nil {
+		j.nak(backoff.Jitter(2*time.Second), err)
+		return false
+	} else if over {
+		j.ack()
+		j.r.metrics.settle(j.lane.label, "duplicate", j.since)
+		j.log("a later message of the delivery, such as its replay, goes on with it; acknowledged without sending", "duplicate", nil)
+		return false
+	}
+	if entry.State == broker.StateWaiting || entry.State == broker.StateSending {
+		j.gen = max(j.gen, entry.Generation) // goes on with it; the message may not know its generation
+	}
 	if entry.Cancels(j.birth, j.replayOf != 0) {
 		j.endCancelled()
 		return false

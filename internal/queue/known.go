@@ -28,6 +28,31 @@ func (j *job) fannedOutAgain() bool {
 		j.gen <= j.entry.Generation && j.eventSeq <= j.entry.EventSequence
 }
 
+// overtaken reports whether a later message of the delivery, which was published after this one had
+// ended, is in work: a replay, or the event published again. The server that is killed forgets the
+// newest acknowledgements, and delivers this one again. If it went on with the attempts of the later
+// message it would end them in its own name, and the later one would begin anew: a mail whose
+// outcome is unknown would go out again that only an operator may order. If the later message is
+// gone, this one takes its place.
+func (j *job) overtaken(ctx context.Context) (bool, error) {
+	e := j.entry
+	if e.State != broker.StateWaiting && e.State != broker.StateSending || verdict.OnHost(j.lane.name) { // a deployment is repeated without harm
+		return false, nil
+	}
+	earlier := e.Sequence > j.birth || j.fannedOutAgain()
+	if e.Generation <= max(j.gen, 1) || !earlier || e.Sequence == j.seq || e.Sequence == j.copyOf {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseMargin)
+	defer cancel()
+	var holds bool
+	err := j.r.Persist(ctx, func(ctx context.Context) (err error) {
+		holds, err = j.r.HoldsDelivery(ctx, e.Sequence, j.target, j.event.ID)
+		return err
+	})
+	return holds, err
+}
+
 // fromBackup reports whether the delivery, or its event, lay in a backup that was restored, and
 // was not tried since: what became of it after the backup was made is not known.
 func (j *job) fromBackup() bool {
