@@ -106,6 +106,8 @@ const NothingSucceeds = "nothing succeeds"
 // activityState is the state of a lane that nothing keeps from delivering: whether it does.
 func activityState(l broker.LaneInfo) LaneState {
 	switch a := l.Activity; {
+	case (a == nil || a.Accepted+a.Failed == 0) && l.Waiting > 0: // the pauses grow to an hour, and a restart forgets the attempts
+		return LaneState{Words: "waits for the next try", Why: "`certpost deliveries list --state waiting` says why and until when each delivery waits"}
 	case a == nil || a.Accepted+a.Failed == 0:
 		return LaneState{Words: "ready"}
 	case a.Accepted == 0:

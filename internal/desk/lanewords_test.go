@@ -37,6 +37,10 @@ func TestLanesSayWhatIsKnown(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", c.name, state, want)
 		}
 	}
+	waits := StateOf(broker.LaneInfo{Lane: "relay", Replicas: 1, Waiting: 1})
+	if waits.Words != "waits for the next try" || !strings.Contains(waits.Why, "deliveries list --state waiting") {
+		t.Errorf("a lane in which a delivery waits, after a restart: %+v", waits)
+	}
 	away := StateOf(broker.LaneInfo{Lane: "relay", Replicas: 1, Activity: &broker.LaneActivity{Accepted: 1, LastAccepted: at},
 		Statuses: []broker.LaneStatus{{Breaker: broker.BreakerOpen}}})
 	if away.Words != "relay does not answer" || !strings.HasPrefix(away.Lately, "the only attempt in the last hour succeeded") {
