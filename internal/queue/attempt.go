@@ -252,7 +252,7 @@ func (j *job) due(ctx context.Context) bool {
 	case entry.State == broker.StateSkipped && ended:
 		j.finish("skipped", nil) // the process died before the acknowledgement
 		return false
-	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && ended:
+	case (entry.State == broker.StateDead || entry.State == broker.StateDiscarded) && ended, j.undecided():
 		// The process died before the acknowledgement, or was at work when the copy was made.
 		if entry.DeadLetter != "" && !j.takeLettersOff(entry.DeadLetter) {
 			return false

@@ -27,10 +27,14 @@ func (b *fixture) forgetEvents() {
 }
 
 // The events are fanned out again, into new messages, after their deliveries have ended. Only an
-// operator, or another publication of the event, makes a dead delivery be tried again.
+// operator, or another publication of the event, makes a dead delivery be tried again; where the
+// outcome is unknown, and dead_letter is configured, only an operator.
 //
 // Fault: kill -9 that makes the server forget that events were acknowledged. Result: they are fanned
 // out again; what was sent, is dead, was skipped or discarded stays so, and no mail is sent.
+//
+// Fault: the event of a dead letter of unknown outcome is published again, with on_unknown_outcome:
+// dead_letter. Result: the letter stays as it is, and only an operator's replay sends the mail.
 func TestEventsFannedOutAgain(t *testing.T) {
 	t.Parallel()
 	// The relay takes every mail after the first tries: what is attempted again is seen there.
@@ -95,6 +99,15 @@ func TestEventsFannedOutAgain(t *testing.T) {
 
 			b.publish(event("e1", "ops")) // the publisher wants it
 			b.settled()
+			if name == "unknown" { // only an operator can know
+				unchanged("published again", before, letters, c.mails)
+				replayLetter(b, letters[0])
+				b.settled()
+				if got := b.entry("ops", "e1"); got.State != broker.StateSent || len(b.fake.mails("e1")) != 2 {
+					t.Errorf("replayed: %+v, %d mails", got, len(b.fake.mails("e1")))
+				}
+				return
+			}
 			mails := c.mails
 			if c.state != broker.StateSent {
 				mails++
@@ -112,7 +125,7 @@ func TestEventsFannedOutAgain(t *testing.T) {
 // replayLetter replays the letter, as an operator does.
 func replayLetter(b *fixture, d broker.DeadLetter) {
 	b.t.Helper()
-	if err := b.broker.Replay(context.Background(), d, tester, broker.Replay{Reason: "the address is corrected"}); err != nil {
+	if err := b.broker.Replay(context.Background(), d, tester, broker.Replay{Reason: "the address is corrected", Uncertain: true}); err != nil {
 		b.t.Fatal(err)
 	}
 	b.until("the replay", func() bool { return b.fake.tried("ops") > 1 })

@@ -28,6 +28,13 @@ func (j *job) fannedOutAgain() bool {
 		j.gen <= j.entry.Generation && j.eventSeq <= j.entry.EventSequence
 }
 
+// undecided reports whether the delivery waits for an operator to say whether its mail was sent, and
+// the message is no replay, but made from the event, which was published again. A hook or a queue
+// that publishes again has not looked at the relay.
+func (j *job) undecided() bool {
+	return j.r.set.DeadLetterUnknown && j.entry.State == broker.StateDead && j.entry.Uncertain && j.replayOf == 0 && j.eventSeq != 0
+}
+
 // overtaken reports whether a later message of the delivery, which was published after this one had
 // ended, is in work: a replay, or the event published again. The server that is killed forgets the
 // newest acknowledgements, and delivers this one again. If it went on with the attempts of the later
