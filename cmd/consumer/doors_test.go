@@ -50,6 +50,10 @@ func (o *fixture) doors() *doors {
 	}
 	d := &doors{fixture: o, nats: o.client(), browser: &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		js: o.jetStream()}
+	await(o.t, "the audit begins: what is refused must not be taken for its first record", func() bool {
+		audit, err := d.js.Stream(o.t.Context(), broker.AuditStream)
+		return err == nil && audit.CachedInfo().State.LastSeq > 0
+	})
 	_, body := d.send("GET", "/settings", "")
 	token := regexp.MustCompile(`name="` + access.TokenField + `" value="([^"]+)"`).FindStringSubmatch(body)
 	if token == nil {
