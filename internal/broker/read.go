@@ -297,10 +297,7 @@ func (b *Broker) OldestDelivery(ctx context.Context, lane string) (time.Time, er
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the oldest delivery: %w", err)
 	}
-	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(raw.Time) {
-		return first, nil // of a copy
-	}
-	return raw.Time, nil
+	return FirstPublished(raw.Header, raw.Time), nil
 }
 
 // messageAt reads one message by its sequence: from any replica, or from the leader if that

@@ -37,6 +37,15 @@ func (b *Broker) PublishCopy(ctx context.Context, msg *jetstream.RawStreamMsg, l
 	return nil
 }
 
+// FirstPublished returns when a delivery message, stored at a time, was published; for a copy or a
+// recovered delivery when the first one was.
+func FirstPublished(h nats.Header, stored time.Time) time.Time {
+	if first, err := time.Parse(time.RFC3339Nano, h.Get(HeaderPublished)); err == nil && first.Before(stored) {
+		return first
+	}
+	return stored
+}
+
 // RemoveDelivery removes a message from CERTPOST_DELIVERIES. It is no error if the message
 // is gone: another process has found and removed it.
 func RemoveDelivery(ctx context.Context, stream jetstream.Stream, sequence uint64) error {

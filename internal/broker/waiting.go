@@ -164,12 +164,9 @@ func waitingOf(raw *jetstream.RawStreamMsg) (Waiting, bool) {
 		return Waiting{}, false
 	}
 	lane, _, _ := strings.Cut(strings.TrimPrefix(raw.Subject, DeliveryPrefix), ".")
-	w := Waiting{Since: raw.Time, birth: Birth(raw.Header, raw.Sequence), Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
+	w := Waiting{Since: FirstPublished(raw.Header, raw.Time), birth: Birth(raw.Header, raw.Sequence), Entry: Entry{Event: ev.ID, Target: DeliveryTarget(raw.Subject), Lane: lane, Digest: ev.Digest(),
 		State: StateWaiting, Sequence: raw.Sequence}}
 	w.letter, _ = strconv.ParseUint(raw.Header.Get(HeaderLetter), 10, 64)
-	if first, err := time.Parse(time.RFC3339Nano, raw.Header.Get(HeaderPublished)); err == nil && first.Before(w.Since) {
-		w.Since = first
-	}
 	if leaf, err := ev.Leaf(); err == nil {
 		w.Entry.Certificate = verdict.CertificateOf(leaf)
 	}

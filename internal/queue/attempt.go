@@ -134,9 +134,7 @@ func (j *job) read() *verdict.Failure {
 	}
 	j.target = broker.DeliveryTarget(j.msg.Subject())
 	h := j.msg.Headers()
-	if first, err := time.Parse(time.RFC3339Nano, h.Get(broker.HeaderPublished)); err == nil && first.Before(j.since) {
-		j.since = first
-	}
+	j.since = broker.FirstPublished(h, j.since)
 	j.published, _ = time.Parse(time.RFC3339Nano, h.Get(broker.HeaderEventPublished))
 	j.gen, _ = strconv.Atoi(h.Get(broker.HeaderGeneration))
 	j.eventSeq, _ = strconv.ParseUint(h.Get(broker.HeaderEventSequence), 10, 64)
