@@ -82,8 +82,10 @@ func (b *Broker) BackUp(ctx context.Context, dir string, done func(BackedUp)) er
 		return fmt.Errorf("backup: %w", err)
 	}
 	for _, name := range b.backupOrder() {
-		if _, err := b.js.Stream(ctx, name); name == OutcomesStream && errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
+		if name == OutcomesStream {
+			if _, err := b.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
+				continue
+			}
 		}
 		copied, err := b.backUpStream(ctx, m, name, filepath.Join(dir, name))
 		if err != nil {
