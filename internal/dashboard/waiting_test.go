@@ -62,6 +62,7 @@ func TestWaitingList(t *testing.T) {
 	if letters := o.desk.Balance().Open; letters != 3 {
 		t.Errorf("%d letters, want the 3 that were cancelled", letters)
 	}
+	o.until("what was being sent has arrived", func() bool { return len(o.relay.Mails()) >= 3 })
 	if mails := len(o.relay.Mails()); mails != 3 {
 		t.Errorf("%d mails, want 3", mails)
 	}
