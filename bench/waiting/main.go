@@ -11,7 +11,7 @@
 //
 //	go run ./bench/waiting
 //	go run ./bench/waiting -many 100000 -rounds 3
-//	go run ./bench/waiting -embedded          # the start includes that of the server
+//	go run ./bench/waiting -embedded -rest 2m # the start includes that of the server
 //	go run ./bench/waiting -help              # the other flags
 //
 // It needs Linux, and 3 kB of disk for each delivery.
@@ -36,6 +36,7 @@ import (
 type options struct {
 	dir, program, sync       string
 	few, many, mails, rounds int
+	rest                     time.Duration
 	embedded                 bool
 }
 
@@ -51,6 +52,7 @@ func main() {
 	flag.IntVar(&o.mails, "mails", 800, "number of mails in each measurement")
 	flag.IntVar(&o.rounds, "rounds", 5, "number of rounds; each measures both")
 	flag.StringVar(&o.sync, "sync", "2m", "nats.sync_interval with -embedded; the other servers flush every 2 minutes")
+	flag.DurationVar(&o.rest, "rest", 0, "how long the program is stopped before its start is measured; the server reads all messages of the last 2 minutes at its start, for its duplicate window")
 	flag.BoolVar(&o.embedded, "embedded", false, "use the embedded NATS server")
 	flag.Parse()
 	harness.Main("waiting", func(ctx context.Context) error { return run(ctx, o, os.Stdout) })
@@ -117,7 +119,7 @@ func measure(ctx context.Context, o options, out io.Writer, few, many *site) err
 	}
 	var first []time.Duration
 	for _, s := range []*site{few, many} {
-		took, err := s.restart(ctx)
+		took, err := s.restart(ctx, o.rest)
 		if err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", s.name, err), table.Flush())
 		}

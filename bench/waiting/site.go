@@ -262,15 +262,20 @@ func (s *site) await(ctx context.Context, mails int) error {
 	return nil
 }
 
-// restart stops the program, with its lane resumed, and measures from its start to the first
-// mail.
-func (s *site) restart(ctx context.Context) (time.Duration, error) {
+// restart stops the program for a time, with its lane resumed, and measures from its start to the
+// first mail.
+func (s *site) restart(ctx context.Context, rest time.Duration) (time.Duration, error) {
 	if err := s.fill(ctx); err != nil {
 		return 0, err
 	}
 	// The program reads suspensions each second, so it ends before it has sent them all.
 	if err := errors.Join(s.resume(ctx), s.certpost.End(syscall.SIGTERM)); err != nil {
 		return 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(rest):
 	}
 	before, began := s.relay.Count(), time.Now()
 	if err := s.certpost.Start(); err != nil {
