@@ -89,7 +89,7 @@ func (c *alertsSilenceCmd) Validate() error {
 	if err := alert.CheckSilence(c.For); err != nil {
 		return fmt.Errorf("--for: %w", err)
 	}
-	return reasoned(c.Reason)
+	return reasoned(c.Reason, true)
 }
 
 func (c *alertsSilenceCmd) Run(a *app) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -127,14 +128,21 @@ func natsServer(t *testing.T, addr, store string) (stop func()) {
 func TestRunWithLockedStore(t *testing.T) {
 	t.Parallel()
 	relay := plainRelay(t)
-	p := newProgram(t, anyPorts+"targets:\n"+smtpTarget("ops", relay.Plain()))
+	config := anyPorts + "targets:\n" + smtpTarget("ops", relay.Plain())
+	p := newProgram(t, config)
 	p.start()
 	pid := p.cmd.Process.Pid
 	code, stderr := p.fails("run")
-	want := fmt.Sprintf("certpost: data_dir ./data is in use by process %d (lock data/certpost.lock): stop it, or choose another data_dir\n", pid)
-	if code != exitFailed || lastLine(stderr) != want {
+	want := fmt.Sprintf("data_dir ./data is in use by process %d (lock data/certpost.lock): stop it, or choose another data_dir", pid)
+	if code != exitFailed || lastError(t, stderr) != want {
 		t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
 	}
+	// A log for people ends with the error as any command does.
+	p.write("certpost.yaml", strings.Replace(config, "format: json", "format: console", 1))
+	if code, stderr = p.fails("run"); code != exitFailed || !strings.HasSuffix(stderr, "\ncertpost: "+want+"\n") {
+		t.Errorf("exit %d and\n%swant exit 1 and\ncertpost: %s", code, stderr, want)
+	}
+	p.write("certpost.yaml", config)
 	p.ready()
 	p.publish("first", "ops")
 	p.accountsFor(1, tally{accepted: 1})
@@ -153,10 +161,21 @@ func TestRunWithLockedStore(t *testing.T) {
 	p.accountsFor(1, tally{accepted: 1})
 }
 
-// lastLine returns the last line, without the log before it.
-func lastLine(text string) string {
-	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
-	return lines[len(lines)-1] + "\n"
+// lastError returns the error in the last line of a log in JSON. Every line of it must be JSON: a
+// program may read it.
+func lastError(t *testing.T, log string) string {
+	t.Helper()
+	var line struct{ Level, Error string }
+	for text := range strings.Lines(log) {
+		line.Level, line.Error = "", ""
+		if err := json.Unmarshal([]byte(text), &line); err != nil {
+			t.Errorf("%q in the log: %v", text, err)
+		}
+	}
+	if line.Level != "fatal" {
+		t.Errorf("the level of the last line is %q, want fatal", line.Level)
+	}
+	return line.Error
 }
 
 // Fault: a port in use. Result: refused at start; the message names the store or port.
@@ -178,13 +197,13 @@ func TestRunWithPortTaken(t *testing.T) {
 	p.ended()
 	addr := taken.Addr().String()
 	for config, want := range map[string]string{
-		"nats: {listen: \"" + addr + "\"}\nhttp: {listen: \"127.0.0.1:0\"}\n": "certpost: nats.listen " + addr +
-			": bind: address already in use: another program uses the port; stop it, choose another nats.listen, or set nats.url to that server\n",
-		"nats: {listen: \"127.0.0.1:0\"}\nhttp: {listen: \"" + addr + "\"}\n": "certpost: http.listen " + addr +
-			": bind: address already in use: stop the program that has the port, or choose another http.listen\n",
+		"nats: {listen: \"" + addr + "\"}\nhttp: {listen: \"127.0.0.1:0\"}\n": "nats.listen " + addr +
+			": bind: address already in use: another program uses the port; stop it, choose another nats.listen, or set nats.url to that server",
+		"nats: {listen: \"127.0.0.1:0\"}\nhttp: {listen: \"" + addr + "\"}\n": "http.listen " + addr +
+			": bind: address already in use: stop the program that has the port, or choose another http.listen",
 	} {
 		p.write("certpost.yaml", config+targets)
-		if code, stderr := p.fails("run"); code != exitFailed || lastLine(stderr) != want {
+		if code, stderr := p.fails("run"); code != exitFailed || lastError(t, stderr) != want {
 			t.Errorf("exit %d and\n%swant exit 1 and\n%s", code, stderr, want)
 		}
 		p.accountsFor(1, tally{accepted: 1}) // and the store is not locked

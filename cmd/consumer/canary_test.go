@@ -224,6 +224,9 @@ targets:
 		}
 		outputs.Write(out)
 	}
+	if !strings.Contains(outputs.String(), "ok       vault: server: answers\n") {
+		t.Error("check --live does not say that Vault answers")
+	}
 	await(t, "the replay's letter", func() bool { return letters() == 11 })
 	pages := []string{"/", "/healthz", "/metrics", "/readyz"}
 	for _, list := range []string{"/dead-letters", "/dead-letters?view=groups", "/replays", "/deliveries", "/targets", "/relays", "/audit", "/dead-letters/1", "/dead-letters/2",

@@ -42,7 +42,7 @@ func TestCancelAtEveryDoor(t *testing.T) {
 	if out := o.certpost("deliveries", "cancel", "--event", "w1", "--reason", "why"); out.code != exitUsage || !strings.Contains(out.stderr, "1 waiting delivery would be cancelled: add --yes") {
 		t.Errorf("not confirmed: %+v", out)
 	}
-	if out := o.certpost("deliveries", "cancel", "--event", "w1", "--reason", "why", "--dry-run").done(t); !strings.Contains(out, "targets: ops (1)\n") || !strings.Contains(out, "names: www.example.com (1)") ||
+	if out := o.certpost("deliveries", "cancel", "--event", "w1", "--dry-run").done(t); !strings.Contains(out, "targets: ops (1)\n") || !strings.Contains(out, "names: www.example.com (1)") ||
 		!strings.Contains(out, "soonest expiry: ") || !strings.HasSuffix(out, "1 waiting delivery would be cancelled\n") {
 		t.Errorf("dry run: %s", out)
 	}
@@ -120,7 +120,7 @@ func TestResendAtEveryDoor(t *testing.T) {
 	d := o.doors()
 	o.publish("r1", "ops")
 	o.settled()
-	if out := o.certpost("deliveries", "resend", "--event", "r1", "--target", "ops", "--reason", "lost", "--dry-run").done(t); !strings.Contains(out, "preflight of r1 to ops: ") || !strings.HasSuffix(out, "1 delivery would be sent again\n") {
+	if out := o.certpost("deliveries", "resend", "--event", "r1", "--target", "ops", "--dry-run").done(t); !strings.Contains(out, "preflight of r1 to ops: ") || !strings.HasSuffix(out, "1 delivery would be sent again\n") {
 		t.Errorf("%s", out)
 	}
 	if out := o.certpost("deliveries", "resend", "--event", "r1", "--reason", "lost"); out.code != exitUsage || !strings.Contains(out.stderr, "1 delivery would be sent again: add --yes") {

@@ -203,7 +203,9 @@ func (c *checkCmd) live(a *app, cfg *Config) ([]finding, error) {
 			within(func(ctx context.Context) { all = append(all, secretFindings(ctx, store, "vault", key, ref)...) })
 		}
 	}
-	within(func(ctx context.Context) { add("vault", "server", "answers, or is not configured", store.Health(ctx)) })
+	if store.UsesVault() {
+		within(func(ctx context.Context) { add("vault", "server", "answers", store.Health(ctx)) })
+	}
 	within(func(ctx context.Context) { all = append(all, cfg.HTTP.probe(ctx, store)...) })
 	within(func(ctx context.Context) { all = append(all, cfg.Alerts.probe(ctx, store)...) })
 	within(func(ctx context.Context) { all = append(all, cfg.Outcomes.probe(ctx, store)...) })

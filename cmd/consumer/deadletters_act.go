@@ -73,12 +73,12 @@ type lettersDiscardCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *lettersDiscardCmd) Validate() error {
-	return errors.Join(reasoned(c.Reason), c.chosen.Validate())
+	return errors.Join(reasoned(c.Reason, true), c.chosen.Validate())
 }
 
-// reasoned checks a reason that is required, by the rule of the running program.
-func reasoned(reason string) error {
-	_, err := broker.CheckReason(reason, true)
+// reasoned checks a reason, required or not, by the rule of the running program.
+func reasoned(reason string, required bool) error {
+	_, err := broker.CheckReason(reason, required)
 	return err
 }
 
@@ -95,7 +95,7 @@ type lettersHoldCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *lettersHoldCmd) Validate() error {
-	return errors.Join(reasoned(c.Reason), c.chosen.Validate())
+	return errors.Join(reasoned(c.Reason, true), c.chosen.Validate())
 }
 
 func (c *lettersHoldCmd) Run(a *app) error {

@@ -9,7 +9,7 @@ import (
 
 type deliveriesCancelCmd struct {
 	waitingFlags
-	Reason string `help:"Reason (kept in the dead letters and the audit)." required:""`
+	Reason string `help:"Reason (kept in the dead letters and the audit). Required, except with --dry-run."`
 	DryRun bool   `help:"Only print what would be cancelled."`
 	Yes    bool   `help:"Skip the confirmation." short:"y"`
 	Output string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
@@ -17,7 +17,7 @@ type deliveriesCancelCmd struct {
 
 // Validate is called when the command line has been read.
 func (c *deliveriesCancelCmd) Validate() error {
-	return errors.Join(reasoned(c.Reason), c.waitingFlags.Validate())
+	return errors.Join(reasoned(c.Reason, !c.DryRun), c.waitingFlags.Validate())
 }
 
 // Run makes dead letters of waiting deliveries. Unless event and target name one, the operator

@@ -13,7 +13,7 @@ type deliveriesResendCmd struct {
 	To             string `name:"to-target" help:"Send the events to this target, which was added later, instead of to the same again." placeholder:"ID"`
 	Force          bool   `help:"With --to-target: also what was delivered there."`
 	WithSuperseded bool   `help:"Include certificates of which the target has a newer one."`
-	Reason         string `help:"Reason (kept in the audit)." required:""`
+	Reason         string `help:"Reason (kept in the audit). Required, except with --dry-run."`
 	DryRun         bool   `help:"Only print what would be sent, and whether it would be delivered."`
 	Yes            bool   `help:"Skip the confirmation." short:"y"`
 	Output         string `help:"Format: text or json." enum:"text,json" default:"text" short:"o"`
@@ -25,7 +25,7 @@ func (c *deliveriesResendCmd) Validate() error {
 		return errors.New("--force requires --to-target: what was delivered is sent again to its target without it")
 	}
 	_, err := parseFlags(desk.DeliveryConditions, &c.filterFlags)
-	return errors.Join(reasoned(c.Reason), err)
+	return errors.Join(reasoned(c.Reason, !c.DryRun), err)
 }
 
 // Run sends again what was delivered, after the operator has confirmed how much that is.

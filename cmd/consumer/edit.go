@@ -56,7 +56,7 @@ func (c *lettersEditCmd) Validate() error {
 	if c.Target == "" && len(c.To) == 0 {
 		return desk.ErrNoEdit
 	}
-	return reasoned(c.Reason)
+	return reasoned(c.Reason, true)
 }
 
 func (c *lettersEditCmd) Run(a *app) error {

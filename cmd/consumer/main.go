@@ -186,14 +186,23 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 		return exitDone
 	}
 	f := &failure{exitFailed, err}
-	if refused := (*service.Refusal)(nil); errors.As(err, &refused) && refused.WrongValue() {
-		f.code = exitUsage
-	}
-	errors.As(err, &f)
-	if f.err != nil {
+	if errors.As(err, &f); f.err != nil {
 		complain(errs, f.err)
 	}
-	return f.code
+	return exitOf(err)
+}
+
+// exitOf returns the exit code of the process for the error of a command.
+func exitOf(err error) int {
+	var f *failure
+	var refused *service.Refusal
+	switch {
+	case errors.As(err, &f):
+		return f.code
+	case errors.As(err, &refused) && refused.WrongValue():
+		return exitUsage
+	}
+	return exitFailed
 }
 
 // complain prints an error.
@@ -241,15 +250,20 @@ func (a *app) usable(problems []config.Problem) error {
 // logger writes JSON, or readable lines if the format is console, or if it is auto and
 // standard error is a terminal.
 func (a *app) logger(cfg LogConfig) zerolog.Logger {
-	out, errs := a.stderr, screenOf(a.stderr)
-	if cfg.Format == "console" || cfg.Format == "auto" && errs.terminal {
-		out = zerolog.ConsoleWriter{Out: a.stderr, TimeFormat: time.TimeOnly, NoColor: !errs.colours}
+	out := a.stderr
+	if a.logsForPeople(cfg) {
+		out = zerolog.ConsoleWriter{Out: a.stderr, TimeFormat: time.TimeOnly, NoColor: !screenOf(a.stderr).colours}
 	}
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
 		level = zerolog.InfoLevel
 	}
 	return zerolog.New(out).Level(level).With().Timestamp().Logger()
+}
+
+// logsForPeople reports whether the log is text. Otherwise each of its lines is JSON.
+func (a *app) logsForPeople(cfg LogConfig) bool {
+	return cfg.Format == "console" || cfg.Format == "auto" && screenOf(a.stderr).terminal
 }
 
 // brokerConfig maps the configuration to the broker's. The password is read again at

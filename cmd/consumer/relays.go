@@ -135,7 +135,7 @@ func (c *relaysSuspendCmd) Validate() error {
 	if c.For < 0 {
 		return fmt.Errorf("--for must not be negative: want a duration such as 2h")
 	}
-	return reasoned(c.Reason)
+	return reasoned(c.Reason, true)
 }
 
 func (c *relaysSuspendCmd) Run(a *app) error {

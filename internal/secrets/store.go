@@ -149,6 +149,9 @@ func (s *Store) Put(ctx context.Context, ref Ref, value Value) (Written, error) 
 	return written, explained(ctx, ref, err)
 }
 
+// UsesVault reports whether a Vault server is configured.
+func (s *Store) UsesVault() bool { return s.vault != nil }
+
 // Health returns an ErrUnavailable when Vault is unreachable, sealed or on standby, or
 // refuses Certpost's login; nil when it can answer or is not configured. It makes one
 // unauthenticated request.
