@@ -116,12 +116,13 @@ type app struct {
 	config         string
 	env            []string
 	stdout, stderr io.Writer
-	answers        io.Reader     // the terminal; nil if standard input is none
-	natsURL        string        // --nats-url, which is in env as well
-	quiet          bool          // --quiet
-	unnamed        bool          // the command acts, and has not said yet on which system
-	lostGrace      time.Duration // broker.Config.LostGrace; 0 outside of tests
-	readWithin     time.Duration // of client; 0 outside of tests
+	answers        io.Reader       // the terminal; nil if standard input is none
+	natsURL        string          // --nats-url, which is in env as well
+	quiet          bool            // --quiet
+	unnamed        bool            // the command acts, and has not said yet on which system
+	lostGrace      time.Duration   // broker.Config.LostGrace; 0 outside of tests
+	readWithin     time.Duration   // of client; 0 outside of tests
+	log            *zerolog.Logger // of a command that keeps running, if it is JSON
 }
 
 // failure is an error with an exit code of its own.
@@ -181,28 +182,23 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return misused(err, args, errs)
 	}
-	err = k.Run(c.app(ctx, k.Selected(), env, out, errs), parser)
-	if err == nil {
+	a := c.app(ctx, k.Selected(), env, out, errs)
+	if err = k.Run(a, parser); err == nil {
 		return exitDone
 	}
 	f := &failure{exitFailed, err}
-	if errors.As(err, &f); f.err != nil {
+	if refused := (*service.Refusal)(nil); errors.As(err, &refused) && refused.WrongValue() {
+		f.code = exitUsage
+	}
+	errors.As(err, &f)
+	switch {
+	case f.err == nil:
+	case a.log != nil: // what reads the log shall find no other line in it
+		a.log.WithLevel(zerolog.FatalLevel).Err(f.err).Msg("certpost has ended")
+	default:
 		complain(errs, f.err)
 	}
-	return exitOf(err)
-}
-
-// exitOf returns the exit code of the process for the error of a command.
-func exitOf(err error) int {
-	var f *failure
-	var refused *service.Refusal
-	switch {
-	case errors.As(err, &f):
-		return f.code
-	case errors.As(err, &refused) && refused.WrongValue():
-		return exitUsage
-	}
-	return exitFailed
+	return f.code
 }
 
 // complain prints an error.
@@ -264,6 +260,16 @@ func (a *app) logger(cfg LogConfig) zerolog.Logger {
 // logsForPeople reports whether the log is text. Otherwise each of its lines is JSON.
 func (a *app) logsForPeople(cfg LogConfig) bool {
 	return cfg.Format == "console" || cfg.Format == "auto" && screenOf(a.stderr).terminal
+}
+
+// serviceLogger returns the log of a command that keeps running. The error that ends the command
+// becomes a line of it.
+func (a *app) serviceLogger(cfg LogConfig) zerolog.Logger {
+	log := a.logger(cfg)
+	if !a.logsForPeople(cfg) {
+		a.log = &log
+	}
+	return log
 }
 
 // brokerConfig maps the configuration to the broker's. The password is read again at

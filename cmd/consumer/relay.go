@@ -49,7 +49,7 @@ func (c *relayCmd) Run(a *app) error {
 	if err := a.usable(problems); err != nil {
 		return err
 	}
-	log := a.logger(cfg.Log)
+	log := a.serviceLogger(cfg.Log)
 	for _, p := range problems {
 		log.Warn().Str("setting", p.Path).Msg(p.Message)
 	}

@@ -47,7 +47,7 @@ func (c *runCmd) Run(a *app) error {
 		}
 		cfg.MailHost, cfg.agent = c.MailHost, cfg.NATS.URL != ""
 	}
-	log := a.logger(cfg.Log)
+	log := a.serviceLogger(cfg.Log)
 	for _, w := range warnings {
 		log.Warn().Str("problem", w.Error()).Msg("configuration")
 	}
@@ -58,16 +58,6 @@ func (c *runCmd) Run(a *app) error {
 	if err := secrets.ForbidCoreDumps(); err != nil {
 		log.Warn().Err(err).Send()
 	}
-	err = runService(a, cfg, log)
-	if err != nil && !a.logsForPeople(cfg.Log) { // what reads the log finds no other line in it
-		log.WithLevel(zerolog.FatalLevel).Err(err).Msg("certpost has ended")
-		return &failure{exitOf(err), nil}
-	}
-	return err
-}
-
-// runService opens the service and runs it until the end.
-func runService(a *app, cfg *Config, log zerolog.Logger) error {
 	s, err := newService(a.ctx, cfg, log)
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ type refusedCertificate struct {
 }
 
 func newDirWatcher(a *app, c *watchCmd, cfg *Config) *dirWatcher {
-	w := &dirWatcher{app: a, cmd: c, cfg: cfg, log: a.logger(cfg.Log), handled: map[string]bool{}, refused: map[string]refusedCertificate{}, told: map[string]time.Time{},
+	w := &dirWatcher{app: a, cmd: c, cfg: cfg, log: a.serviceLogger(cfg.Log), handled: map[string]bool{}, refused: map[string]refusedCertificate{}, told: map[string]time.Time{},
 		scanner: &certfiles.Scanner{Host: hostname(), NoKey: c.NoKey}}
 	if c.Passphrase != "" {
 		w.scanner.Passphrase = w.passphrase

@@ -38,7 +38,7 @@ type kubeWatcher struct {
 
 func newKubeWatcher(a *app, c *watchKubernetesCmd, helper string) (*kubeWatcher, error) {
 	cfg, _ := loadConnection(a.config, a.env)
-	w := &kubeWatcher{app: a, cmd: c, helper: helper, log: a.logger(cfg.Log), secrets: map[string]*kubeSecret{}}
+	w := &kubeWatcher{app: a, cmd: c, helper: helper, log: a.serviceLogger(cfg.Log), secrets: map[string]*kubeSecret{}}
 	w.metrics = newKubeMetrics(w)
 	return w, nil
 }
