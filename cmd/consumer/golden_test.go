@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -120,6 +121,8 @@ func TestListsGolden(t *testing.T) {
 	for _, event := range [][2]string{{"first", "nobody"}, {"second", "keys"}, {"third", "ops"}, {"fourth", "absent"}} { // in turn, so that numbers are the same in each run
 		o.publish(event[0], event[1])
 		o.settled()
+		// Lists are in the order of whole seconds.
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	}
 	kept := map[string]bool{}
 	masked := strings.NewReplacer(o.dir, "DIR", actor(), "USER@HOST", "@"+hostName(), "@HOST")

@@ -30,6 +30,7 @@ type deliveries struct {
 	next       uint64          // revision to be read next
 	last       uint64          // of the ledger, as far as known
 	entries    uint64          // in the ledger, as far as known
+	wasRead    bool            // all of the ledger has been read once
 	dropped    int             // entries older than those kept
 }
 

@@ -81,6 +81,14 @@ func (d *Desk) CatchUp(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+		return
+	}
+	for d.ledgerBehind() { // another goroutine reads it
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 
 // noteLedgerState passes the ledger's state to followLedger, which needs only the newest.
 func (d *Desk) noteLedgerState(state broker.StreamState) {
+	d.mu.Lock()
+	d.deliveries.last = max(d.deliveries.last, state.Last)
+	d.mu.Unlock()
 	select {
 	case <-d.ledger:
 	default:
@@ -37,6 +40,7 @@ func (d *Desk) followLedger(ctx context.Context) {
 			before = state
 			d.deliveries.last, d.deliveries.entries = max(d.deliveries.last, state.Last), state.Messages
 			from := d.deliveries.next
+			d.deliveries.wasRead = d.deliveries.wasRead || from > state.Last
 			if len(d.deliveries.slots) == 0 { // all of it is about to be read
 				d.deliveries.slots = make([]slot, 0, min(state.Messages+state.Messages/16, keptDeliveries))
 			}
@@ -91,7 +95,7 @@ func (d *Desk) readLedger(ctx context.Context, from, last uint64) (err error) {
 	apply()
 	if err == nil {
 		d.mu.Lock()
-		d.deliveries.next = max(d.deliveries.next, last+1)
+		d.deliveries.next, d.deliveries.wasRead = max(d.deliveries.next, last+1), true
 		d.mu.Unlock()
 		broker.ReturnMemory(last - from)
 	}
@@ -131,6 +135,14 @@ func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
 
 // reading reports whether the index has not read the whole ledger yet.
 func (x *deliveries) reading() bool { return x.next <= x.last }
+
+// ledgerBehind reports whether the index lacks changes of a ledger that it had read. Its first
+// reading may take long: nobody waits for that.
+func (d *Desk) ledgerBehind() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.deliveries.wasRead && d.deliveries.reading()
+}
 
 // sentSince reports whether the ledger says that a delivery (target and event, hashed)
 // was sent at or after a time (Unix nanoseconds, compared in seconds).
