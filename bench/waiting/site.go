@@ -21,6 +21,7 @@ import (
 
 	"github.com/certpost/certpost/bench/harness"
 	"github.com/certpost/certpost/bench/road"
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/devrelay"
 )
@@ -272,10 +273,8 @@ func (s *site) restart(ctx context.Context, rest time.Duration) (time.Duration, 
 	if err := errors.Join(s.resume(ctx), s.certpost.End(syscall.SIGTERM)); err != nil {
 		return 0, err
 	}
-	select {
-	case <-ctx.Done():
+	if backoff.Sleep(ctx, rest); ctx.Err() != nil {
 		return 0, ctx.Err()
-	case <-time.After(rest):
 	}
 	before, began := s.relay.Count(), time.Now()
 	if err := s.certpost.Start(); err != nil {

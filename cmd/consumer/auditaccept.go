@@ -18,8 +18,7 @@ func (c *auditAcceptCmd) Validate() error {
 	if c.Record == 0 && c.Revision == 0 {
 		return errors.New("--record or --revision is required: the number at which audit verify found a break")
 	}
-	_, err := broker.CheckReason(c.Reason, true)
-	return err
+	return reasoned(c.Reason, true)
 }
 
 // Run records that a break was looked into; exit 1 if another one is left.

@@ -47,8 +47,7 @@ func (c *lettersReplayCmd) Validate() error {
 	if err := c.chosen.Validate(); err != nil {
 		return err
 	}
-	_, err := broker.CheckReason(c.Reason, c.All && !c.DryRun)
-	return err
+	return reasoned(c.Reason, c.All && !c.DryRun)
 }
 
 func (c *lettersReplayCmd) Run(a *app) error {

@@ -121,7 +121,7 @@ func TestListsGolden(t *testing.T) {
 	for _, event := range [][2]string{{"first", "nobody"}, {"second", "keys"}, {"third", "ops"}, {"fourth", "absent"}} { // in turn, so that numbers are the same in each run
 		o.publish(event[0], event[1])
 		o.settled()
-		// Lists are in the order of whole seconds.
+		// Lists are in the order of the attempts' seconds: events of one second would change places.
 		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	}
 	kept := map[string]bool{}

@@ -122,7 +122,7 @@ type app struct {
 	unnamed        bool            // the command acts, and has not said yet on which system
 	lostGrace      time.Duration   // broker.Config.LostGrace; 0 outside of tests
 	readWithin     time.Duration   // of client; 0 outside of tests
-	log            *zerolog.Logger // of a command that keeps running, if it is JSON
+	log            *zerolog.Logger // the JSON log of a command that keeps running; else nil
 }
 
 // failure is an error with an exit code of its own.
@@ -193,7 +193,7 @@ func execute(ctx context.Context, args, env []string, stdout, stderr io.Writer) 
 	errors.As(err, &f)
 	switch {
 	case f.err == nil:
-	case a.log != nil: // what reads the log shall find no other line in it
+	case a.log != nil: // every line of the log is JSON
 		a.log.WithLevel(zerolog.FatalLevel).Err(f.err).Msg("certpost has ended")
 	default:
 		complain(errs, f.err)

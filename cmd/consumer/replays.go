@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/certpost/certpost/internal/broker"
 	"github.com/certpost/certpost/internal/desk"
 	"github.com/certpost/certpost/internal/duration"
 	"github.com/certpost/certpost/internal/service"
@@ -248,8 +247,7 @@ type runCommand struct {
 
 // Validate is called when the command line has been read.
 func (c *runCommand) Validate() error {
-	_, err := broker.CheckReason(c.Reason, false)
-	return err
+	return reasoned(c.Reason, false)
 }
 
 func (c *runCommand) order(a *app, name string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/certpost/certpost/internal/backoff"
 	"github.com/certpost/certpost/internal/broker"
 )
 
@@ -81,14 +82,9 @@ func (d *Desk) CatchUp(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		return
 	}
-	for d.ledgerBehind() { // another goroutine reads it
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			return
-		}
+	for ctx.Err() == nil && d.ledgerBehind() { // followLedger reads it
+		backoff.Sleep(ctx, 5*time.Millisecond)
 	}
 }
 

@@ -136,8 +136,8 @@ func (d *Desk) applyEntry(c *broker.LedgerChange) (superseded bool) {
 // reading reports whether the index has not read the whole ledger yet.
 func (x *deliveries) reading() bool { return x.next <= x.last }
 
-// ledgerBehind reports whether the index lacks changes of a ledger that it had read. Its first
-// reading may take long: nobody waits for that.
+// ledgerBehind reports whether the index lacks changes that were made after its first reading of
+// the ledger. During that reading, which may take a minute, it is false.
 func (d *Desk) ledgerBehind() bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
